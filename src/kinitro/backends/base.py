@@ -1,0 +1,92 @@
+"""How something untrusted or heavy is started: one spec, one handle, whatever runs it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+
+class Role(StrEnum):
+    """What is started; a backend may treat the untrusted kind more strictly."""
+
+    POLICY = "policy"
+    ENVIRONMENT = "environment"
+
+
+class NetworkAccess(StrEnum):
+    """Whom the started thing may call."""
+
+    NONE = "none"
+    """Nobody; it only answers."""
+    OPEN = "open"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Hard limits. A backend that can't enforce one says so through `Backend.enforces`."""
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    processes: int | None = None
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class LaunchSpec:
+    """Everything a backend needs to start one HTTP server.
+
+    `command` may hold `{port}` and `{host}`, replaced by where the server must listen. `directory` is its working
+    directory (read-only to it where the backend can). `environment` is the whole environment it gets, apart from what
+    a backend must add; secrets of ours never go in for a policy.
+    """
+
+    name: str
+    role: Role
+    command: tuple[str, ...]
+    directory: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    network: NetworkAccess = NetworkAccess.NONE
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Running(Protocol):
+    """A started server. Closing is idempotent and leaves no process, child or port behind."""
+
+    @property
+    def url(self) -> str:
+        """Base URL its callers use, without a trailing slash."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Changes if the thing behind `url` was replaced or restarted."""
+        ...
+
+    async def exit_code(self) -> int | None:
+        """None while it lives."""
+        ...
+
+    async def logs(self, lines: int = 20) -> str:
+        """Its last lines of output, for error messages."""
+        ...
+
+    async def stop(self, grace_s: float = 2.0) -> None:
+        """Asks it to end, then ends it, with everything it started."""
+        ...
+
+
+class Backend(Protocol):
+    """Starts servers and guarantees that they end with us, even when we are killed."""
+
+    isolates: bool
+    """False: only trusted policies may run here, and the executor says so."""
+
+    async def launch(self, spec: LaunchSpec) -> Running:
+        """Starts it and returns at once; readiness is the caller's to poll. `InfrastructureError` when it can't."""
+        ...
+
+    async def close(self) -> None:
+        """Stops everything this backend started."""
+        ...

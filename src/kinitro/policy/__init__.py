@@ -1,0 +1,1 @@
+"""The wire between an episode and a policy."""

@@ -1,0 +1,303 @@
+"""The HTTP API's messages and the export file, shared by server, client, executor, scoring and validators."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from kinitro.types import CycleStatus, ErrorKind, MinerState, TaskStatus
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+EnvId = Annotated[str, StringConstraints(max_length=120, pattern=r"^[a-z0-9_-]+/[A-Za-z0-9._-]+$")]
+Digest = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]+$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Uid = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Message(BaseModel):
+    """Base of what we send: new fields may be added, so readers ignore what they don't know."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Request(Message):
+    """Base of what we are sent: an unknown field is a mistake worth naming."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# Tasks
+
+
+class TaskOut(Message):
+    """One leased episode. `miner_endpoint` is null when the executor deploys the policy itself."""
+
+    task_uuid: UUID
+    lease_token: UUID
+    lease_expires_at: datetime
+    cycle_id: int
+    miner_uid: Uid
+    miner_hotkey: str
+    miner_endpoint: str | None = None
+    miner_repo: str
+    miner_revision: str
+    env_id: str
+    seed: int
+    policy_seed: int
+    status: TaskStatus
+    created_at: datetime
+
+
+class FetchRequest(Request):
+    executor_id: Name
+    batch_size: int = Field(ge=1, le=100)
+    env_ids: list[EnvId] | None = Field(default=None, max_length=1000)
+
+
+class FetchResponse(Message):
+    tasks: list[TaskOut]
+    total_pending: int
+
+
+class ResultIn(Request):
+    """One episode's outcome under one lease."""
+
+    task_uuid: UUID
+    lease_token: UUID
+    success: bool
+    score: Finite = Field(ge=0.0, le=1.0)
+    total_reward: Finite
+    timesteps: int = Field(ge=0, le=10_000_000)
+    error: str | None = Field(default=None, max_length=4000)
+    error_kind: ErrorKind | None = None
+    trace_digest: Digest | None = None
+    tree_digest: Digest | None = None
+    image_digest: Digest | None = None
+    policy_seconds: Finite | None = Field(default=None, ge=0.0, le=1e7)
+
+
+class SubmitRequest(Request):
+    executor_id: Name
+    results: list[ResultIn] = Field(min_length=1, max_length=100)
+
+
+class Refusal(Message):
+    """Why one result or lease was not taken: `lost`, `conflict` or `unknown`."""
+
+    task_uuid: UUID
+    reason: Literal["lost", "conflict", "unknown"]
+
+
+class SubmitResponse(Message):
+    accepted: int
+    rejected: int
+    errors: list[Refusal]
+
+
+class LeaseRef(Request):
+    task_uuid: UUID
+    lease_token: UUID
+    started: bool | None = None
+
+
+class LeasesRequest(Request):
+    executor_id: Name
+    leases: list[LeaseRef] = Field(min_length=1, max_length=1000)
+
+
+class HeartbeatResponse(Message):
+    extended: list[UUID]
+    lost: list[UUID]
+
+
+class ReleaseResponse(Message):
+    released: list[UUID]
+    lost: list[UUID]
+
+
+class TaskStats(Message):
+    total_tasks: int
+    pending_tasks: int
+    assigned_tasks: int
+    completed_tasks: int
+    failed_tasks: int
+    active_executors: list[str]
+    current_cycle_id: int | None
+
+
+# Public reads
+
+
+class Health(Message):
+    status: Literal["ok", "unhealthy"]
+    version: str
+    database: Literal["connected", "unreachable"]
+
+
+class CycleOut(Message):
+    id: int
+    block_number: int
+    started_at: datetime
+    completed_at: datetime | None
+    status: CycleStatus
+    n_miners: int
+    n_environments: int
+    duration_seconds: float | None
+    salt_sha256: str | None = None
+    target_block: int | None = None
+    failure_reason: str | None = None
+
+
+class SystemStatus(Message):
+    current_cycle: CycleOut | None
+    last_completed_cycle: CycleOut | None
+    total_cycles: int
+    total_miners_evaluated: int
+    environments: list[str]
+    is_evaluating: bool
+    reasons: list[str] = Field(default_factory=list)
+    """Sentences an operator should read: why no weights, what the scheduler waits for."""
+    unserved_environments: list[str] = Field(default_factory=list)
+    """Environments of the running cycle that no live executor serves."""
+
+
+class MinerOut(Message):
+    uid: int
+    hotkey: str
+    last_evaluated_block: int | None
+    avg_success_rate: float | None
+    environments_evaluated: int
+    state: MinerState
+    reason: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    place: int | None = None
+
+
+class EnvironmentOut(Message):
+    env_id: str
+    env_name: str
+    task_name: str
+    n_evaluations: int
+    avg_success_rate: float | None
+
+
+class ScoreOut(Message):
+    uid: int
+    hotkey: str
+    env_id: str
+    success_rate: float
+    mean_reward: float
+    episodes_completed: int
+    episodes_failed: int
+    wilson_low: float | None = None
+    wilson_high: float | None = None
+
+
+class ScoresOut(Message):
+    cycle: CycleOut
+    scores: list[ScoreOut]
+    miner_summary: dict[int, dict[str, float]]
+    pareto_frontier: list[int]
+
+
+class WeightsU16(Message):
+    uids: list[int]
+    values: list[int]
+
+
+class WeightsOut(Message):
+    cycle_id: int
+    block_number: int
+    timestamp: datetime
+    weights: dict[int, float]
+    weights_u16: WeightsU16
+    hotkeys: dict[int, str]
+    netuid: int
+    genesis: str
+    expires_at_block: int
+    metadata: dict[str, Any]  # Any: free-form notes for people (points, prizes)
+
+
+# Export file, contracts section 8
+
+
+class RuleOut(Message):
+    """The scoring rule a cycle was planned with."""
+
+    alpha: float = Field(default=0.05, gt=0.0, lt=1.0)
+    min_improvement: float = Field(default=0.01, ge=0.0, lt=1.0)
+    epsilon: float = Field(default=0.05, ge=0.0, lt=1.0)
+    temperature: float = Field(default=1.0, gt=0.0, le=1e6)
+    burn_uid: Uid | None = None
+
+
+class ExportMiner(Message):
+    uid: Uid
+    hotkey: str
+    repo: str
+    revision: str
+    committed_block: int
+    place: int | None
+    state: MinerState
+    reason: str | None = None
+
+
+class ExportEpisode(Message):
+    """One task of the cycle. Missing `success` means that it reached no verdict."""
+
+    uid: Uid
+    env_id: str
+    index: int = Field(ge=0)
+    seed: int
+    success: bool | None
+    score: float | None
+    total_reward: float | None
+    timesteps: int | None
+    error: str | None = None
+    error_kind: ErrorKind | None = None
+    trace_digest: str | None = None
+    tree_digest: str | None = None
+    image_digest: str | None = None
+    executor_id: str | None = None
+    policy_seconds: float | None = None
+    task_uuid: UUID | None = None
+    policy_seed: int | None = None
+
+
+class ExportHistory(Message):
+    """An earlier completed cycle's outcomes in one environment that still count, as bit sets in hex.
+
+    Index i is bit i mod 8, from the least significant, of byte i div 8. Only uids whose (hotkey, repo, revision) is
+    this cycle's appear, and only environments whose version is this cycle's.
+    """
+
+    cycle_id: int
+    env_id: str
+    episodes: int = Field(ge=0)
+    evaluated: dict[Uid, str]
+    success: dict[Uid, str]
+
+
+class CycleExport(Message):
+    """A whole closed cycle: enough to recompute its weights offline."""
+
+    format: Literal[1]
+    cycle_id: int
+    status: CycleStatus
+    block_number: int
+    target_block: int
+    block_hash: str | None
+    salt: str
+    salt_sha256: str
+    netuid: int
+    genesis: str
+    episodes_per_env: int = Field(ge=1)
+    rule: RuleOut
+    environments: list[str]
+    miners: list[ExportMiner]
+    episodes: list[ExportEpisode]
+    history: list[ExportHistory]
+    environment_versions: dict[str, str] = Field(default_factory=dict)
+    failure_reason: str | None = None

@@ -1,0 +1,110 @@
+"""Every setting, from flag, environment variable, `.env`, then default. A flag that was not given overrides nothing."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from kinitro.errors import ConfigurationError
+
+DEFAULT_FAMILIES = ("metaworld",)
+
+
+def home_directory() -> Path:
+    """Where this user's embedded database, ledger and caches live: `KINITRO_HOME`, else the platform's data directory."""
+    chosen = os.environ.get("KINITRO_HOME")
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("kinitro"))
+
+
+class ServiceSettings(BaseSettings):
+    """Base of each service's settings."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    @classmethod
+    def load(cls, **flags: Any) -> Self:  # Any: each flag's own type is checked by pydantic
+        """Reads the settings; `flags` that are None were not given. Wrong values name the flag or variable."""
+        try:
+            return cls(**{name: value for name, value in flags.items() if value is not None})
+        except ValidationError as error:
+            prefix = cls.model_config.get("env_prefix", "")
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()
+            )
+            names = ", ".join(sorted({f"{prefix}{item['loc'][0]}".upper() for item in error.errors() if item["loc"]}))
+            raise ConfigurationError(
+                f"A setting is not valid: {problems}.", advice=f"Correct the flag, or the variable {names}."
+            ) from None
+
+
+class ApiSettings(ServiceSettings):
+    """`KINITRO_API_...`"""
+
+    model_config = SettingsConfigDict(env_prefix="KINITRO_API_")
+
+    database_url: str | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    api_key: SecretStr | None = None
+    no_auth: bool = False
+    task_lease_seconds: float = Field(default=60.0, gt=0)
+    max_lease_seconds: float = Field(default=660.0, gt=0)
+    """Longest a lease may be renewed in all: warm-up (300) + evaluation timeout (300) + 60."""
+
+    @field_validator("api_key")
+    @classmethod
+    def _empty_key_is_no_key(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value and value.get_secret_value() else None
+
+
+class SchedulerSettings(ServiceSettings):
+    """`KINITRO_SCHEDULER_...`"""
+
+    model_config = SettingsConfigDict(env_prefix="KINITRO_SCHEDULER_")
+
+    database_url: str | None = None
+    network: str = "finney"
+    netuid: int = Field(default=1, ge=0, le=65535)
+    eval_interval_seconds: float = Field(default=3600.0, ge=0)
+    episodes_per_env: int = Field(default=50, ge=1, le=10_000)
+    env_families: list[str] | None = None
+    environments: list[str] | None = None
+    evidence_alpha: float = Field(default=0.05, gt=0, lt=1)
+    min_improvement: float = Field(default=0.01, ge=0, lt=1)
+    pareto_epsilon: float = Field(default=0.05, ge=0, lt=1)
+    pareto_temperature: float = Field(default=1.0, gt=0)
+    burn_uid: int | None = Field(default=None, ge=0, le=65535)
+    miner_time_budget_seconds: float = Field(default=3600.0, gt=0)
+    cycle_timeout_seconds: float = Field(default=7200.0, gt=0)
+    task_max_attempts: int = Field(default=3, ge=1, le=100)
+    weights_lifetime_blocks: int = Field(default=7200, ge=1)
+    tick_seconds: float = Field(default=1.0, gt=0)
+
+
+class ExecutorSettings(ServiceSettings):
+    """`KINITRO_EXECUTOR_...`"""
+
+    model_config = SettingsConfigDict(env_prefix="KINITRO_EXECUTOR_")
+
+    api_url: str = "http://localhost:8000"
+    api_key: SecretStr | None = None
+    executor_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1, max_length=200)
+    batch_size: int = Field(default=10, ge=1, le=100)
+    poll_interval_seconds: float = Field(default=5.0, gt=0)
+    max_concurrent: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    env_families: list[str] | None = None
+    eval_mode: Literal["docker", "basilica", "process"] = "docker"
+    max_timesteps: int = Field(default=500, ge=1, le=100_000)
+    action_timeout: float = Field(default=0.5, gt=0)
+    eval_timeout: float = Field(default=300.0, gt=0)
+    use_images: bool = True
+    miner_deployment_enabled: bool = True
+    miner_hf_token: SecretStr | None = None
+    miner_deployment_ttl_seconds: float = Field(default=600.0, ge=0)
+    miner_deployment_warmup_timeout: float = Field(default=300.0, gt=0)
+    miner_deployment_cpu: float = Field(default=1.0, gt=0)
+    miner_deployment_memory: str = "4Gi"

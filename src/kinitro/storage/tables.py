@@ -1,0 +1,250 @@
+"""The schema. `tasks` and `executors` are working state; everything money depends on is written once.
+
+`migrations/` brings a database here; a test proves that both agree.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+NOW = sa.func.clock_timestamp()
+TIMESTAMP = sa.TIMESTAMP(timezone=True)
+
+
+ledgers = sa.Table(
+    "ledgers",
+    metadata,
+    # One row at most: a database belongs to one subnet of one chain for ever.
+    sa.Column("singleton", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("genesis", sa.Text, nullable=False),
+    sa.Column("netuid", sa.Integer, nullable=False),
+    sa.CheckConstraint("singleton", name="one_row"),
+)
+
+submissions = sa.Table(
+    "submissions",
+    metadata,
+    # A (hotkey, repo, revision) from the first block at which it was seen. `repo_key` is the lower-case repo.
+    sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True),
+    sa.Column("hotkey", sa.Text, nullable=False),
+    sa.Column("repo", sa.Text, nullable=False),
+    sa.Column("repo_key", sa.Text, nullable=False),
+    sa.Column("revision", sa.Text, nullable=False),
+    sa.Column("first_seen_block", sa.BigInteger, nullable=False),
+    sa.Column("first_seen_uid", sa.Integer, nullable=False),
+    sa.UniqueConstraint("hotkey", "repo_key", "revision", name="uq_submissions_policy"),
+)
+
+places = sa.Table(
+    "places",
+    metadata,
+    # Serial numbers in the line of challengers, given once, never reused (contracts section 8).
+    sa.Column("place", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("submission_id", sa.Integer, sa.ForeignKey("submissions.id"), nullable=False, unique=True),
+)
+
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    # What executors found a (repo, revision) to hold; equal digests are copies.
+    sa.Column("repo_key", sa.Text, primary_key=True),
+    sa.Column("revision", sa.Text, primary_key=True),
+    sa.Column("tree_digest", sa.Text, nullable=False),
+    sa.Column("recorded_at", TIMESTAMP, nullable=False, server_default=NOW),
+)
+
+cycles = sa.Table(
+    "cycles",
+    metadata,
+    # Everything a cycle is judged by is frozen here when it is planned.
+    sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("block_number", sa.BigInteger, nullable=False),
+    sa.Column("netuid", sa.Integer, nullable=False),
+    sa.Column("genesis", sa.Text, nullable=False),
+    sa.Column("salt", sa.LargeBinary, nullable=False),
+    sa.Column("salt_sha256", sa.Text, nullable=False),
+    sa.Column("target_block", sa.BigInteger, nullable=False),
+    sa.Column("block_hash", sa.Text),
+    sa.Column("episodes_per_env", sa.Integer, nullable=False),
+    sa.Column("environments", pg.JSONB, nullable=False),  # [{"env_id", "version"}], in order
+    sa.Column("rule", pg.JSONB, nullable=False),
+    sa.Column("miner_time_budget_s", sa.Float, nullable=False),
+    sa.Column("timeout_s", sa.Float, nullable=False),
+    sa.Column("task_max_attempts", sa.Integer, nullable=False),
+    sa.Column("active_s", sa.Float, nullable=False, server_default="0"),  # time a scheduler was up for it
+    sa.Column("n_miners", sa.Integer, nullable=False),
+    sa.Column("started_at", TIMESTAMP, nullable=False, server_default=NOW),
+    sa.Column("completed_at", TIMESTAMP),
+    sa.Column("failure_reason", sa.Text),
+    sa.CheckConstraint("status in ('pending', 'running', 'completed', 'failed')", name="status"),
+    # At most one cycle is open.
+    sa.Index("uq_cycles_open", sa.text("(true)"), unique=True, postgresql_where=sa.text("status in ('pending', 'running')")),
+)
+
+cycle_miners = sa.Table(
+    "cycle_miners",
+    metadata,
+    # Every registered hotkey with a commitment at the cycle's block, evaluated or not, and why.
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), primary_key=True),
+    sa.Column("uid", sa.Integer, primary_key=True),
+    sa.Column("hotkey", sa.Text, nullable=False),
+    sa.Column("submission_id", sa.Integer, sa.ForeignKey("submissions.id")),  # null when the text is not readable
+    sa.Column("repo", sa.Text),
+    sa.Column("revision", sa.Text),
+    sa.Column("committed_block", sa.BigInteger, nullable=False),
+    sa.Column("place", sa.Integer),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+)
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),  # the order in which tasks are handed out
+    sa.Column("uid", sa.Integer, nullable=False),
+    sa.Column("hotkey", sa.Text, nullable=False),
+    sa.Column("repo", sa.Text, nullable=False),
+    sa.Column("revision", sa.Text, nullable=False),
+    sa.Column("env_id", sa.Text, nullable=False),
+    sa.Column("episode_index", sa.Integer, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("policy_seed", sa.BigInteger, nullable=False),
+    sa.Column("created_at", TIMESTAMP, nullable=False, server_default=NOW),
+    sa.Column("status", sa.Text, nullable=False, server_default="pending"),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("not_before", TIMESTAMP, nullable=False, server_default=NOW),
+    # The latest lease. Kept after it ended, so that a late result can be told from a lost one.
+    sa.Column("lease_token", pg.UUID(as_uuid=True)),
+    sa.Column("executor_id", sa.Text),
+    sa.Column("leased_at", TIMESTAMP),
+    sa.Column("lease_expires_at", TIMESTAMP),
+    sa.Column("started", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Until then only other executors get it.
+    sa.Column("avoid_executor", sa.Text),
+    sa.Column("avoid_until", TIMESTAMP),
+    sa.Column("last_error", sa.Text),
+    sa.UniqueConstraint("cycle_id", "uid", "env_id", "episode_index", name="uq_tasks_episode"),
+    sa.CheckConstraint("status in ('pending', 'assigned', 'completed', 'failed')", name="status"),
+    sa.Index("ix_tasks_pending", "position", postgresql_where=sa.text("status = 'pending'")),
+    sa.Index("ix_tasks_leases", "lease_expires_at", postgresql_where=sa.text("status = 'assigned'")),
+)
+
+reports = sa.Table(
+    "reports",
+    metadata,
+    # Every result that was taken, verdict or infrastructure fault, by the lease it came under. Append-only.
+    sa.Column("lease_token", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("task_id", pg.UUID(as_uuid=True), sa.ForeignKey("tasks.id"), nullable=False, index=True),
+    sa.Column("executor_id", sa.Text, nullable=False),
+    sa.Column("content_sha256", sa.LargeBinary, nullable=False),
+    sa.Column("error_kind", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("received_at", TIMESTAMP, nullable=False, server_default=NOW),
+)
+
+verdicts = sa.Table(
+    "verdicts",
+    metadata,
+    # The one verdict of a task: an episode that ran, or a policy's time budget that ran out. Append-only.
+    sa.Column("task_id", pg.UUID(as_uuid=True), sa.ForeignKey("tasks.id"), primary_key=True),
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), nullable=False, index=True),
+    sa.Column("uid", sa.Integer, nullable=False),
+    sa.Column("env_id", sa.Text, nullable=False),
+    sa.Column("episode_index", sa.Integer, nullable=False),
+    sa.Column("success", sa.Boolean, nullable=False),
+    sa.Column("score", sa.Float, nullable=False),
+    sa.Column("total_reward", sa.Float, nullable=False),
+    sa.Column("timesteps", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("error_kind", sa.Text),
+    sa.Column("trace_digest", sa.Text),
+    sa.Column("tree_digest", sa.Text),
+    sa.Column("image_digest", sa.Text),
+    sa.Column("policy_seconds", sa.Float),
+    sa.Column("executor_id", sa.Text),  # null when no executor ran it (time budget)
+    sa.Column("decided_at", TIMESTAMP, nullable=False, server_default=NOW),
+    sa.CheckConstraint("error_kind is null or error_kind = 'policy'", name="error_kind"),
+)
+
+outcome_bits = sa.Table(
+    "outcome_bits",
+    metadata,
+    # A completed cycle's outcomes, packed: the evidence later cycles build on (index i: bit i mod 8 of byte i div 8).
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), primary_key=True),
+    sa.Column("submission_id", sa.Integer, sa.ForeignKey("submissions.id"), primary_key=True),
+    sa.Column("env_id", sa.Text, primary_key=True),
+    sa.Column("env_version", sa.Text, nullable=False),
+    sa.Column("episodes", sa.Integer, nullable=False),
+    sa.Column("evaluated", sa.LargeBinary, nullable=False),
+    sa.Column("success", sa.LargeBinary, nullable=False),
+)
+
+scores = sa.Table(
+    "scores",
+    metadata,
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), primary_key=True),
+    sa.Column("uid", sa.Integer, primary_key=True),
+    sa.Column("env_id", sa.Text, primary_key=True),
+    sa.Column("hotkey", sa.Text, nullable=False),
+    sa.Column("success_rate", sa.Float, nullable=False),
+    sa.Column("mean_reward", sa.Float, nullable=False),
+    sa.Column("episodes_completed", sa.Integer, nullable=False),
+    sa.Column("episodes_failed", sa.Integer, nullable=False),
+    sa.Column("wilson_low", sa.Float, nullable=False),
+    sa.Column("wilson_high", sa.Float, nullable=False),
+)
+
+standings = sa.Table(
+    "standings",
+    metadata,
+    # One row a completed cycle: who holds what, and who is on the frontier.
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), primary_key=True),
+    sa.Column("pareto_frontier", pg.JSONB, nullable=False),
+    sa.Column("prizes", pg.JSONB, nullable=False),
+    sa.Column("points", pg.JSONB, nullable=False),
+)
+
+weights = sa.Table(
+    "weights",
+    metadata,
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), primary_key=True),
+    sa.Column("block_number", sa.BigInteger, nullable=False, index=True),
+    sa.Column("published_at", TIMESTAMP, nullable=False, server_default=NOW),
+    sa.Column("weights", pg.JSONB, nullable=False),
+    sa.Column("u16_uids", pg.JSONB, nullable=False),
+    sa.Column("u16_values", pg.JSONB, nullable=False),
+    sa.Column("hotkeys", pg.JSONB, nullable=False),
+    sa.Column("netuid", sa.Integer, nullable=False),
+    sa.Column("genesis", sa.Text, nullable=False),
+    sa.Column("expires_at_block", sa.BigInteger, nullable=False),
+    sa.Column("notes", pg.JSONB, nullable=False),
+)
+
+executors = sa.Table(
+    "executors",
+    metadata,
+    sa.Column("executor_id", sa.Text, primary_key=True),
+    sa.Column("last_seen_at", TIMESTAMP, nullable=False, server_default=NOW),
+    sa.Column("env_ids", pg.JSONB),  # null: serves everything
+)
+
+notices = sa.Table(
+    "notices",
+    metadata,
+    # What the scheduler presently waits for or could not do, one sentence a topic, for /v1/status.
+    sa.Column("topic", sa.Text, primary_key=True),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("since", TIMESTAMP, nullable=False, server_default=NOW),
+)

@@ -1,0 +1,70 @@
+"""The nouns every part shares: statuses, references and results. Values only, no behaviour that needs I/O."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class TaskStatus(StrEnum):
+    """Life of a task: `pending`, leased (`assigned`), then a verdict (`completed`) or none possible (`failed`)."""
+
+    PENDING = "pending"
+    ASSIGNED = "assigned"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class CycleStatus(StrEnum):
+    """A cycle is `pending` until its target block is final, then `running`, then closed."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class ErrorKind(StrEnum):
+    """Whose fault a failed episode is."""
+
+    POLICY = "policy"
+    INFRASTRUCTURE = "infrastructure"
+
+
+class MinerState(StrEnum):
+    """What became of a miner's commitment in a cycle."""
+
+    EVALUATED = "evaluated"
+    QUEUED = "queued"
+    COPY = "copy"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRef:
+    """A policy: a HuggingFace repo at one full revision (40 lower-case hex digits)."""
+
+    repo: str
+    revision: str
+
+    def same_as(self, other: "PolicyRef") -> bool:
+        """Repo ids compare case-insensitively."""
+        return self.revision == other.revision and self.repo.lower() == other.repo.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeResult:
+    """What one run of one episode came to, as an executor reports it.
+
+    `score` is 1.0 for success and 0.0 otherwise; `policy_seconds` sums the waits for the policy. When `error_kind`
+    is `infrastructure` the episode reached no verdict.
+    """
+
+    success: bool
+    score: float
+    total_reward: float
+    timesteps: int
+    error: str | None = None
+    error_kind: ErrorKind | None = None
+    trace_digest: str | None = None
+    tree_digest: str | None = None
+    image_digest: str | None = None
+    policy_seconds: float | None = None
