@@ -92,7 +92,9 @@ class ExecutorSettings(ServiceSettings):
 
     api_url: str = "http://localhost:8000"
     api_key: SecretStr | None = None
-    executor_id: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1, max_length=200)
+    executor_id: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1, max_length=200
+    )
     batch_size: int = Field(default=10, ge=1, le=100)
     poll_interval_seconds: float = Field(default=5.0, gt=0)
     max_concurrent: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)

@@ -88,7 +88,9 @@ cycles = sa.Table(
     sa.Column("failure_reason", sa.Text),
     sa.CheckConstraint("status in ('pending', 'running', 'completed', 'failed')", name="status"),
     # At most one cycle is open.
-    sa.Index("uq_cycles_open", sa.text("(true)"), unique=True, postgresql_where=sa.text("status in ('pending', 'running')")),
+    sa.Index(
+        "uq_cycles_open", sa.text("(true)"), unique=True, postgresql_where=sa.text("status in ('pending', 'running')")
+    ),
 )
 
 cycle_miners = sa.Table(
