@@ -15,7 +15,7 @@ DEFAULT_FAMILIES = ("metaworld",)
 
 
 def home_directory() -> Path:
-    """Where this user's embedded database, ledger and caches live: `KINITRO_HOME`, else the platform's data directory."""
+    """Where this user's embedded database, ledger and caches live: `KINITRO_HOME`, else the platform's choice."""
     chosen = os.environ.get("KINITRO_HOME")
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("kinitro"))
 

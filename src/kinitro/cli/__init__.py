@@ -1,1 +1,1 @@
-""""""
+"""The `kinitro` command."""
