@@ -4,13 +4,15 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
 from kinitro.types import CycleStatus, ErrorKind, MinerState, TaskStatus
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 EnvId = Annotated[str, StringConstraints(max_length=120, pattern=r"^[a-z0-9_-]+/[A-Za-z0-9._-]+$")]
 Digest = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]+$")]
+# PostgreSQL's text holds everything but NUL.
+Text = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Uid = Annotated[int, Field(ge=0, le=65535)]
 
@@ -61,7 +63,7 @@ class FetchResponse(Message):
 
 
 class ResultIn(Request):
-    """One episode's outcome under one lease."""
+    """One episode's outcome under one lease. A success has score 1 and no error; anything else has score 0."""
 
     task_uuid: UUID
     lease_token: UUID
@@ -69,12 +71,27 @@ class ResultIn(Request):
     score: Finite = Field(ge=0.0, le=1.0)
     total_reward: Finite
     timesteps: int = Field(ge=0, le=10_000_000)
-    error: str | None = Field(default=None, max_length=4000)
+    error: Text | None = None
     error_kind: ErrorKind | None = None
     trace_digest: Digest | None = None
     tree_digest: Digest | None = None
     image_digest: Digest | None = None
     policy_seconds: Finite | None = Field(default=None, ge=0.0, le=1e7)
+
+    @field_validator("score")
+    @classmethod
+    def _score_is_the_outcome(cls, score: float, info: ValidationInfo) -> float:
+        success = info.data.get("success")
+        if success is not None and score != float(success):
+            raise ValueError(f"a {'success' if success else 'failure'} has score {float(success)}")
+        return score
+
+    @field_validator("error", "error_kind")
+    @classmethod
+    def _success_has_no_error(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("success"):
+            raise ValueError("a success has no error")
+        return value
 
 
 class SubmitRequest(Request):
@@ -234,6 +251,8 @@ class RuleOut(Message):
 
 
 class ExportMiner(Message):
+    """A miner of the cycle. `repo` and `revision` are empty when its commitment could not be read."""
+
     uid: Uid
     hotkey: str
     repo: str

@@ -1,0 +1,120 @@
+"""What every request passes before a route sees it: who calls, how big the body is, and what it cost."""
+
+import asyncio
+import time
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kinitro.api.access import AccessRule, Caller, Refusal, refusal
+from kinitro.api.metrics import Metrics
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+BODY_DEADLINE_S = 30.0
+
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Gate:
+    """ASGI middleware. Everything but reads must be allowed to call before a byte of its body is kept.
+
+    The body is then counted as it arrives, whatever Content-Length says: past `MAX_BODY_BYTES` it is 413, and not
+    complete within `BODY_DEADLINE_S` it is 408.
+    """
+
+    def __init__(self, app: ASGIApp, *, rule: AccessRule, metrics: Metrics) -> None:
+        self._app = app
+        self._rule = rule
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status_code = 500
+
+        async def watch(message: Message) -> None:
+            nonlocal status_code
+            if message["type"] == "http.response.start":
+                status_code = message["status"]
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, watch)
+        finally:
+            self._metrics.observe(scope["method"], _route(scope), status_code, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] in _READS:
+            await self._app(scope, receive, send)
+            return
+        if refused := refusal(self._rule, _caller(scope)):
+            await _refuse(refused, scope, receive, send)
+            return
+        body = await _read_body(scope, receive)
+        if isinstance(body, Refusal):
+            await _refuse(body, scope, receive, send)
+        elif body is not None:
+            await self._app(scope, _Replay(body, receive), send)
+
+
+class _Replay:
+    """A `receive` that gives a body already read, then whatever the connection has to say (a disconnect)."""
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+
+    async def __call__(self) -> Message:
+        if self._body is None:
+            return await self._receive()
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
+
+
+async def _read_body(scope: Scope, receive: Receive) -> bytes | Refusal | None:
+    """The whole body, or why not; None when the caller hung up."""
+    too_large = Refusal(413, f"The body is larger than {MAX_BODY_BYTES} bytes. Send fewer results at once.")
+    # A hint only, to refuse early; the count below is what decides.
+    stated = Headers(scope=scope).get("content-length", "")
+    if stated.isdigit() and int(stated) > MAX_BODY_BYTES:
+        return too_large
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part = message.get("body", b"")
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    return too_large
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        return Refusal(408, f"The body did not arrive within {BODY_DEADLINE_S:g} s. Send it again.")
+
+
+async def _refuse(refused: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    # The body is not read to its end, so the connection can't be used again.
+    headers = {"Connection": "close"}
+    if refused.status_code == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    response = JSONResponse({"detail": refused.detail}, status_code=refused.status_code, headers=headers)
+    await response(scope, receive, send)
+
+
+def _caller(scope: Scope) -> Caller:
+    client = scope.get("client")
+    return Caller(peer=client[0] if client else None, headers=tuple(scope["headers"]))
+
+
+def _route(scope: Scope) -> str:
+    """The route's template, never the path as sent: paths are endless and would fill the metrics."""
+    return getattr(scope.get("route"), "path", "none")
