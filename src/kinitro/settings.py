@@ -3,11 +3,11 @@
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kinitro.errors import ConfigurationError
 
@@ -18,6 +18,14 @@ def home_directory() -> Path:
     """Where this user's embedded database, ledger and caches live: `KINITRO_HOME`, else the platform's choice."""
     chosen = os.environ.get("KINITRO_HOME")
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("kinitro"))
+
+
+def _split_words(value: object) -> object:
+    """A list as a flag or a variable gives it: words with commas between them."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+Words = Annotated[list[str], NoDecode, BeforeValidator(_split_words)]
 
 
 class ServiceSettings(BaseSettings):
@@ -71,8 +79,8 @@ class SchedulerSettings(ServiceSettings):
     netuid: int = Field(default=1, ge=0, le=65535)
     eval_interval_seconds: float = Field(default=3600.0, ge=0)
     episodes_per_env: int = Field(default=50, ge=1, le=10_000)
-    env_families: list[str] | None = None
-    environments: list[str] | None = None
+    env_families: Words | None = None
+    environments: Words | None = None
     evidence_alpha: float = Field(default=0.05, gt=0, lt=1)
     min_improvement: float = Field(default=0.01, ge=0, lt=1)
     pareto_epsilon: float = Field(default=0.05, ge=0, lt=1)
@@ -98,7 +106,7 @@ class ExecutorSettings(ServiceSettings):
     batch_size: int = Field(default=10, ge=1, le=100)
     poll_interval_seconds: float = Field(default=5.0, gt=0)
     max_concurrent: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    env_families: list[str] | None = None
+    env_families: Words | None = None
     eval_mode: Literal["docker", "basilica", "process"] = "docker"
     max_timesteps: int = Field(default=500, ge=1, le=100_000)
     action_timeout: float = Field(default=0.5, gt=0)

@@ -1,0 +1,7 @@
+"""`python -m kinitro`."""
+
+import sys
+
+from kinitro.cli import main
+
+sys.exit(main())

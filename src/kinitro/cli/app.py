@@ -1,0 +1,94 @@
+"""The command tree, and the one place where an error becomes a line for a person and an exit code."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import typer
+
+from kinitro.cli import database, demo, environments, results, services
+from kinitro.errors import KinitroError
+
+app = typer.Typer(
+    name="kinitro",
+    help="Fair, trusted and fast evaluation of robot policies that strangers submit.",
+    epilog="Start here: kinitro demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from kinitro import __version__
+
+        typer.echo(f"kinitro {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+demo.register(app)
+app.add_typer(database.app, name="db")
+services.register(app)
+app.add_typer(environments.app, name="env")
+results.register(app)
+
+
+def main() -> int:
+    """Runs the command line and returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    try:
+        code: Any = app(standalone_mode=False)  # Any: whatever a command returned
+    except KinitroError as error:
+        return _fail(error.message, error.advice, error)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        return 130
+    except typer.Abort:
+        typer.echo("Stopped.", err=True)
+        return 130
+    except Exception as error:  # noqa: BLE001 - outermost turn: a bug becomes one line too, its traceback on request
+        return _outermost(error)
+    return code if isinstance(code, int) else 0
+
+
+def _outermost(error: Exception) -> int:
+    import click
+
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    return _fail(
+        f"An internal error: {type(error).__name__}: {error}",
+        "This is a bug. Run the command again with `--log-level DEBUG` (or KINITRO_DEBUG=1) and report what it prints.",
+        error,
+    )
+
+
+def _fail(message: str, advice: str | None, error: BaseException) -> int:
+    from kinitro.cli.common import debugging
+    from kinitro.logs import mask
+
+    if debugging():
+        import traceback
+
+        typer.echo(mask("".join(traceback.format_exception(error))), err=True)
+    typer.echo(f"Error: {mask(message)}", err=True)
+    if advice:
+        typer.echo(f"  {mask(advice)}", err=True)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What several commands share: flags, running a service until a signal, printing JSON."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from kinitro.logs import configure_logging
+
+
+class LogLevel(StrEnum):
+    """How much a service says."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class LogFormat(StrEnum):
+    """key=value for people, JSON for machines."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        help="postgresql://user:password@host:port/name. Without it: an embedded PostgreSQL in your data directory "
+        "(KINITRO_HOME).",
+        show_default=False,
+    ),
+]
+LogLevelFlag = Annotated[LogLevel, typer.Option("--log-level", case_sensitive=False, help="How much to log.")]
+LogFormatFlag = Annotated[
+    LogFormat, typer.Option("--log-format", case_sensitive=False, help="key=value lines, or JSON.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+ApiUrl = Annotated[
+    str | None,
+    typer.Option("--api-url", help="The Kinitro API.", envvar="KINITRO_API_URL", show_default="http://localhost:8000"),
+]
+DEFAULT_API_URL = "http://localhost:8000"
+
+
+def debugging() -> bool:
+    """True when the user asked for everything: tracebacks are shown then."""
+    import logging
+
+    return os.environ.get("KINITRO_DEBUG") == "1" or logging.getLogger().level == logging.INFO
+
+
+def configure(level: LogLevel, log_format: LogFormat = LogFormat.CONSOLE) -> None:
+    """Sets up logging from the two flags every service has."""
+    configure_logging(level.value, log_format.value)
+
+
+def run_service(service: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs a service until it ends by itself or SIGINT or SIGTERM cancels it; a second signal ends the process."""
+
+    async def supervised() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(service())
+
+        def stop() -> None:
+            task.cancel()
+            # The next signal does what it does by default: end at once.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+        try:
+            await task
+        except asyncio.CancelledError:
+            return
+
+    asyncio.run(supervised())
+
+
+def print_json(value: object) -> None:
+    """Prints one JSON document on stdout."""
+    typer.echo(json.dumps(value, indent=2, default=str))

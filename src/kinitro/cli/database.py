@@ -1,0 +1,87 @@
+"""`kinitro db`: create, migrate, look at, wipe and remove the database."""
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from kinitro.cli.common import DatabaseUrl, JsonFlag, print_json
+from kinitro.settings import SchedulerSettings
+
+app = typer.Typer(help="The database: create, migrate, look at, wipe, remove.", no_args_is_help=True)
+
+Force = Annotated[bool, typer.Option("--force", help="Do it without asking.")]
+
+
+def _url(flag: str | None) -> str | None:
+    """The flag, else the scheduler's variable, else the API's: both services share one database."""
+    from kinitro.settings import ApiSettings
+
+    return flag or SchedulerSettings.load().database_url or ApiSettings.load().database_url
+
+
+def _confirm(force: bool, what: str) -> None:
+    if not force and not typer.confirm(f"{what} Everything in it is lost. Go on?"):
+        raise typer.Abort
+
+
+@app.command(epilog="Example: kinitro db create --database-url postgresql://me:pw@localhost/kinitro")
+def create(database_url: DatabaseUrl = None) -> None:
+    """Create the database on its server. It has no tables until `kinitro db init`."""
+    from kinitro.storage import admin
+
+    asyncio.run(admin.create(_url(database_url)))
+    typer.echo("Created. Next: kinitro db init")
+
+
+@app.command(epilog="Example: kinitro db init --database-url postgresql://me:pw@localhost/kinitro")
+def init(database_url: DatabaseUrl = None) -> None:
+    """Create the tables, or bring them up to this version. Safe to repeat."""
+    from kinitro.storage import admin
+
+    asyncio.run(admin.init(_url(database_url)))
+    typer.echo("The database is ready.")
+
+
+@app.command(epilog="Example: kinitro db upgrade --database-url postgresql://me:pw@localhost/kinitro")
+def upgrade(database_url: DatabaseUrl = None) -> None:
+    """Bring an older schema up to this version, keeping everything in it."""
+    from kinitro.storage import admin
+
+    asyncio.run(admin.upgrade(_url(database_url)))
+    typer.echo("The schema is up to date.")
+
+
+@app.command(epilog="Example: kinitro db reset --database-url postgresql://me:pw@localhost/kinitro --force")
+def reset(database_url: DatabaseUrl = None, force: Force = False) -> None:
+    """Wipe the database and create its tables anew. Works on an empty one too."""
+    from kinitro.storage import admin
+
+    _confirm(force, "This wipes the database.")
+    asyncio.run(admin.reset(_url(database_url)))
+    typer.echo("The database is empty and ready.")
+
+
+@app.command(epilog="Example: kinitro db drop --database-url postgresql://me:pw@localhost/kinitro --force")
+def drop(database_url: DatabaseUrl = None, force: Force = False) -> None:
+    """Remove the database from its server."""
+    from kinitro.storage import admin
+
+    _confirm(force, "This removes the database.")
+    asyncio.run(admin.drop(_url(database_url)))
+    typer.echo("Removed.")
+
+
+@app.command(epilog="Example: kinitro db status --json")
+def status(database_url: DatabaseUrl = None, json: JsonFlag = False) -> None:
+    """Show the schema's version, row counts, the current and last cycle and the latest weights."""
+    from kinitro.storage import admin
+
+    found = asyncio.run(admin.status(_url(database_url)))
+    if json:
+        print_json(asdict(found))
+        return
+    from kinitro.cli.tables import database_table
+
+    database_table(found)

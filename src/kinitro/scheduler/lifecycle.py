@@ -1,0 +1,271 @@
+"""One cycle as named steps: discover, plan, start, wait, publish. Every step can be resumed by another scheduler."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kinitro.chain import Chain, Subnet
+from kinitro.environments import EnvironmentSpec
+from kinitro.errors import ChainUnreachable
+from kinitro.logs import get_logger
+from kinitro.schemas import RuleOut
+from kinitro.scheduler import planning, publishing
+from kinitro.settings import SchedulerSettings
+from kinitro.storage import (
+    CyclePlan,
+    OpenCycle,
+    Submission,
+    add_active_time,
+    claim_ledger,
+    close_over_budget,
+    complete_cycle,
+    create_tasks,
+    expire_leases,
+    fail_cycle,
+    fail_remaining,
+    give_places,
+    insert_plan,
+    load_export,
+    lock_running,
+    mark_running,
+    open_cycle,
+    progress,
+    record_sightings,
+    seconds_since_last_start,
+    set_notice,
+    tree_digests,
+)
+from kinitro.types import CycleStatus, MinerState
+
+log = get_logger("scheduler")
+
+TARGET_DISTANCE = 3
+"""Blocks between the finalized head at planning and the block whose hash enters the seeds."""
+STALLED_AFTER_S = 120.0
+"""A chain that finalizes no block for this long is stalled."""
+NO_MINERS = (
+    "No miners with commitments on netuid {netuid}. Check that a miner has committed on this netuid: "
+    "`kinitro miner show-commitment --netuid {netuid} --network {network}`."
+)
+
+
+@dataclass
+class Watch:
+    """When something last happened, by this process's monotonic clock."""
+
+    clock: Callable[[], float]
+    at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.at = self.clock()
+
+    def lap(self) -> float:
+        """Seconds since the last lap, and starts the next."""
+        before, self.at = self.at, self.clock()
+        return self.at - before
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last lap."""
+        return self.clock() - self.at
+
+
+class Lifecycle:
+    """Drives cycles on the connection that holds the scheduler's lock, until cancelled or that connection breaks."""
+
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        chain: Chain,
+        settings: SchedulerSettings,
+        environments: tuple[EnvironmentSpec, ...],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._chain = chain
+        self._settings = settings
+        self._environments = environments
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Runs cycle after cycle."""
+        async with self._connection.begin():
+            await claim_ledger(self._connection, await self._chain.genesis(), self._settings.netuid)
+        while True:
+            cycle = await self._resume() or await self._begin()
+            if cycle is not None:
+                await self.finish(cycle)
+
+    async def _resume(self) -> OpenCycle | None:
+        async with self._connection.begin():
+            cycle = await open_cycle(self._connection)
+        if cycle is not None:
+            log.info("cycle_resumed", cycle_id=cycle.id, status=cycle.status.value)
+        return cycle
+
+    async def _begin(self) -> OpenCycle | None:
+        """Waits for the next cycle's time, then discovers and plans it. None when there is nothing to evaluate."""
+        await asyncio.sleep(await self._seconds_until_due())
+        subnet = await self._chain.subnet(self._settings.netuid)
+        discovery = planning.discover(subnet.neurons)
+        log.info("commitments_loaded", count=len(discovery.readable), total_miners=len(subnet.neurons))
+        for miner in discovery.rejected:
+            log.warning("commitment_rejected", uid=miner.uid, hotkey=miner.hotkey, reason=miner.reason)
+        if not discovery.readable:
+            await self._say_no_miners()
+            await asyncio.sleep(min(self._settings.eval_interval_seconds, 30.0) or self._settings.tick_seconds)
+            return None
+        return await self.plan(subnet, discovery)
+
+    async def _seconds_until_due(self) -> float:
+        async with self._connection.begin():
+            age = await seconds_since_last_start(self._connection)
+        return 0.0 if age is None else max(0.0, self._settings.eval_interval_seconds - age)
+
+    async def _say_no_miners(self) -> None:
+        text = NO_MINERS.format(netuid=self._settings.netuid, network=self._settings.network)
+        log.warning(text)
+        async with self._connection.begin():
+            await set_notice(self._connection, "miners", text)
+
+    async def plan(self, subnet: Subnet, discovery: planning.Discovery) -> OpenCycle | None:
+        """Freezes a cycle: miners in line, environments, rule, and the salt whose hash is published now."""
+        genesis = await self._chain.genesis()
+        salt = secrets.token_bytes(32)
+        async with self._connection.begin():
+            submissions = await record_sightings(self._connection, discovery.readable)
+            line = planning.line_up(discovery.readable, submissions, await tree_digests(self._connection))
+            placed = await self._with_places(line, submissions)
+            await set_notice(self._connection, "miners", None)
+            plan = CyclePlan(
+                block_number=subnet.block,
+                netuid=subnet.netuid,
+                genesis=genesis,
+                salt=salt,
+                salt_sha256=sha256(salt).hexdigest(),
+                target_block=await self._chain.finalized_block() + TARGET_DISTANCE,
+                episodes_per_env=self._settings.episodes_per_env,
+                environments={spec.env_id: spec.version for spec in self._environments},
+                rule=_rule(self._settings),
+                miner_time_budget_s=self._settings.miner_time_budget_seconds,
+                timeout_s=self._settings.cycle_timeout_seconds,
+                task_max_attempts=self._settings.task_max_attempts,
+                miners=(*placed, *discovery.rejected),
+            )
+            cycle_id = await insert_plan(self._connection, plan)
+        log.info("cycle_planned", cycle_id=cycle_id, target_block=plan.target_block, salt_sha256=plan.salt_sha256)
+        return OpenCycle(cycle_id, CycleStatus.PENDING, plan, 0.0)
+
+    async def _with_places(
+        self, line: tuple[planning.MinerEntry, ...], submissions: dict[str, Submission]
+    ) -> tuple[planning.MinerEntry, ...]:
+        evaluated = [submissions[miner.hotkey].id for miner in line if miner.state is MinerState.EVALUATED]
+        return planning.with_places(line, await give_places(self._connection, evaluated))
+
+    async def finish(self, cycle: OpenCycle) -> None:
+        """Takes an open cycle to its end."""
+        if cycle.status is CycleStatus.PENDING and not await self.start(cycle):
+            return
+        await self.wait(cycle)
+        await self.publish(cycle)
+
+    async def start(self, cycle: OpenCycle) -> bool:
+        """Waits for the target block, then creates the tasks. False when the chain stalled and the cycle failed."""
+        block_hash = await self._target_hash(cycle)
+        if block_hash is None:
+            return False
+        tasks = planning.plan_tasks(
+            cycle.plan.miners,
+            tuple(cycle.plan.environments),
+            cycle.plan.episodes_per_env,
+            cycle.plan.salt,
+            block_hash,
+        )
+        async with self._connection.begin():
+            total = await create_tasks(self._connection, cycle.id, tasks)
+            await mark_running(self._connection, cycle.id, block_hash)
+        log.info("tasks_created", cycle_id=cycle.id, total_tasks=total)
+        return True
+
+    async def _target_hash(self, cycle: OpenCycle) -> str | None:
+        head, moved = -1, Watch(self._clock)
+        while True:
+            try:
+                latest = await self._chain.finalized_block()
+                if latest >= cycle.plan.target_block:
+                    return await self._chain.block_hash(cycle.plan.target_block)
+            except ChainUnreachable as error:
+                await self._report_chain(str(error))
+                latest = head
+            else:
+                await self._report_chain(None)
+            if latest > head:
+                head = latest
+                moved.lap()
+            elif moved.age > STALLED_AFTER_S:
+                await self._fail(cycle, f"the chain finalized no block for {STALLED_AFTER_S:.0f} s (at block {head})")
+                return None
+            await asyncio.sleep(self._settings.tick_seconds)
+
+    async def _report_chain(self, problem: str | None) -> None:
+        if problem:
+            log.warning("chain_unreachable", reason=problem)
+        async with self._connection.begin():
+            await set_notice(self._connection, "chain", problem)
+
+    async def wait(self, cycle: OpenCycle) -> None:
+        """Returns when every task is closed: by a verdict, by its last attempt, or by the cycle's timeout."""
+        watch = Watch(self._clock)
+        while True:
+            async with self._connection.begin():
+                active_s = await add_active_time(self._connection, cycle.id, watch.lap())
+                await expire_leases(self._connection, cycle.id)
+                await close_over_budget(self._connection, cycle.id)
+                if active_s > cycle.plan.timeout_s:
+                    await fail_remaining(self._connection, cycle.id, f"cycle timed out after {cycle.plan.timeout_s:.0f} s")
+                now = await progress(self._connection, cycle.id)
+            if now.pending + now.assigned == 0:
+                return
+            await asyncio.sleep(self._settings.tick_seconds)
+
+    async def publish(self, cycle: OpenCycle) -> None:
+        """Scores and publishes in one transaction, so that weights exist exactly when the cycle is completed."""
+        subnet = await self._chain.subnet(cycle.plan.netuid)
+        async with self._connection.begin():
+            if not await lock_running(self._connection, cycle.id):
+                return
+            now = await progress(self._connection, cycle.id)
+            if now.failed > publishing.MAX_FAILED_SHARE * now.total:
+                reason = f"{now.failed} of {now.total} episodes could not be evaluated (more than 5 %)"
+                await fail_cycle(self._connection, cycle.id, reason)
+            else:
+                reason = None
+                export = await load_export(self._connection, cycle.id)
+                closing = publishing.close(
+                    cycle, export, subnet, weights_lifetime_blocks=self._settings.weights_lifetime_blocks
+                )
+                await complete_cycle(self._connection, cycle, closing)
+        if reason is None:
+            log.info("cycle_completed", cycle_id=cycle.id)
+        else:
+            log.error("cycle_failed", cycle_id=cycle.id, reason=reason)
+
+    async def _fail(self, cycle: OpenCycle, reason: str) -> None:
+        async with self._connection.begin():
+            await fail_cycle(self._connection, cycle.id, reason)
+        log.error("cycle_failed", cycle_id=cycle.id, reason=reason)
+
+
+def _rule(settings: SchedulerSettings) -> RuleOut:
+    return RuleOut(
+        alpha=settings.evidence_alpha,
+        min_improvement=settings.min_improvement,
+        epsilon=settings.pareto_epsilon,
+        temperature=settings.pareto_temperature,
+        burn_uid=settings.burn_uid,
+    )

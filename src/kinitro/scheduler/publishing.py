@@ -1,0 +1,97 @@
+"""From a scored cycle to what is stored and published. Pure."""
+
+from collections.abc import Mapping
+
+from kinitro.chain import Subnet
+from kinitro.schemas import CycleExport
+from kinitro.scheduler.planning import copy_reason
+from kinitro.scoring import CycleScore, pack_outcomes, score_cycle
+from kinitro.storage import Closing, OpenCycle, PublishedWeights, ScoreRow
+from kinitro.types import MinerState
+
+MAX_FAILED_SHARE = 0.05
+"""A cycle of which more tasks than this got no verdict is not scored."""
+
+
+def find_copies(export: CycleExport) -> dict[int, int]:
+    """Miners whose snapshot turned out equal to that of one before them: uid to the earlier one's uid."""
+    digest_of = {episode.uid: episode.tree_digest for episode in export.episodes if episode.tree_digest}
+    evaluated = [miner for miner in export.miners if miner.state is MinerState.EVALUATED and miner.place is not None]
+    owner_of: dict[str, int] = {}
+    copies: dict[int, int] = {}
+    for miner in sorted(evaluated, key=lambda miner: miner.place or 0):
+        digest = digest_of.get(miner.uid)
+        if digest is None:
+            continue
+        owner = owner_of.setdefault(digest, miner.uid)
+        if owner != miner.uid:
+            copies[miner.uid] = owner
+    return copies
+
+
+def without_copies(export: CycleExport, copies: Mapping[int, int]) -> CycleExport:
+    """The export as it is scored and published, with late-found copies marked."""
+    miners = [
+        miner.model_copy(update={"state": MinerState.COPY, "reason": copy_reason(copies[miner.uid])})
+        if miner.uid in copies
+        else miner
+        for miner in export.miners
+    ]
+    return export.model_copy(update={"miners": miners})
+
+
+def close(cycle: OpenCycle, export: CycleExport, subnet: Subnet, *, weights_lifetime_blocks: int) -> Closing:
+    """Scores a finished cycle through the same function as `kinitro score`. `subnet` is as of publishing."""
+    copies = find_copies(export)
+    final = without_copies(export, copies)
+    score = score_cycle(final)
+    hotkeys = {miner.uid: miner.hotkey for miner in final.miners}
+    return Closing(
+        scores=_score_rows(score, hotkeys),
+        pareto_frontier=score.pareto_frontier,
+        prizes=score.prizes,
+        points=score.points,
+        bits=pack_outcomes(final),
+        copies={uid: copy_reason(owner) for uid, owner in copies.items()},
+        weights=_published(cycle, score, hotkeys, subnet, weights_lifetime_blocks),
+    )
+
+
+def _score_rows(score: CycleScore, hotkeys: Mapping[int, str]) -> list[ScoreRow]:
+    return [
+        ScoreRow(
+            uid=uid,
+            hotkey=hotkeys[uid],
+            env_id=env_id,
+            success_rate=rate,
+            mean_reward=score.mean_reward[uid][env_id],
+            episodes_completed=score.episodes_completed[uid][env_id],
+            episodes_failed=score.episodes_failed[uid][env_id],
+            wilson_low=score.intervals[uid][env_id][0],
+            wilson_high=score.intervals[uid][env_id][1],
+        )
+        for uid, rates in score.success_rates.items()
+        for env_id, rate in rates.items()
+    ]
+
+
+def _published(
+    cycle: OpenCycle, score: CycleScore, miners: Mapping[int, str], subnet: Subnet, lifetime_blocks: int
+) -> PublishedWeights | None:
+    if not score.weights:
+        return None
+    # A burn uid is no miner of the cycle: its hotkey is the subnet's present one.
+    hotkeys = {neuron.uid: neuron.hotkey for neuron in subnet.neurons} | dict(miners)
+    return PublishedWeights(
+        block_number=subnet.block,
+        expires_at_block=subnet.block + lifetime_blocks,
+        weights=score.weights,
+        u16_uids=score.weights_u16.uids,
+        u16_values=score.weights_u16.values,
+        hotkeys={uid: hotkeys[uid] for uid in score.weights if uid in hotkeys},
+        notes={
+            "points": {str(uid): points for uid, points in score.points.items()},
+            "prizes": dict(score.prizes),
+            "rule": cycle.plan.rule.model_dump(mode="json"),
+        },
+    )

@@ -1,0 +1,66 @@
+"""The scheduler as a service: one leads, others stand by, and trouble with chain or database only delays a cycle."""
+
+import asyncio
+
+from sqlalchemy.exc import DBAPIError
+
+from kinitro.chain import Chain, open_chain
+from kinitro.environments import EnvironmentSpec, select
+from kinitro.errors import ChainError, DatabaseUnreachable
+from kinitro.logs import get_logger
+from kinitro.scheduler.lifecycle import Lifecycle
+from kinitro.settings import SchedulerSettings
+from kinitro.storage import Database, open_database, set_notice, try_leadership
+
+log = get_logger("scheduler")
+
+STANDBY_POLL_S = 5.0
+RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+async def serve(settings: SchedulerSettings) -> None:
+    """Runs until cancelled. Wrong settings, a wrong database or an unknown network end it with a clear error."""
+    environments = select(settings.env_families, settings.environments)
+    async with open_database(settings.database_url) as database, open_chain(settings.network) as chain:
+        log.info(
+            "scheduler_started",
+            network=settings.network,
+            netuid=settings.netuid,
+            environments=[spec.env_id for spec in environments],
+            episodes_per_env=settings.episodes_per_env,
+        )
+        await _keep_leading(database, chain, settings, environments)
+
+
+async def _keep_leading(
+    database: Database, chain: Chain, settings: SchedulerSettings, environments: tuple[EnvironmentSpec, ...]
+) -> None:
+    failures = 0
+    standing_by = False
+    while True:
+        try:
+            async with try_leadership(database) as connection:
+                if connection is None:
+                    if not standing_by:
+                        log.info("scheduler_standing_by", reason="another scheduler holds this database's lock")
+                    standing_by = True
+                    await asyncio.sleep(STANDBY_POLL_S)
+                    continue
+                standing_by, failures = False, 0
+                await Lifecycle(connection, chain, settings, environments).run()
+        except ChainError as error:
+            log.warning("chain_trouble", reason=str(error))
+            await _say(database, str(error))
+        except (DatabaseUnreachable, DBAPIError, OSError) as error:
+            log.warning("database_trouble", reason=str(error).splitlines()[0])
+        await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+        failures += 1
+
+
+async def _say(database: Database, text: str) -> None:
+    """Best effort: the database may be the next thing to fail, and the log has it already."""
+    try:
+        async with database.begin() as connection:
+            await set_notice(connection, "chain", text)
+    except (DatabaseUnreachable, DBAPIError, OSError) as error:
+        log.warning("database_trouble", reason=str(error).splitlines()[0])
