@@ -1,1 +1,51 @@
-""""""
+"""Chains behind one contract, and the text that miners commit there."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from kinitro.chain.base import Chain, Neuron, Signer, Subnet, WeightsMode
+from kinitro.chain.commitment import format_commitment, parse_commitment
+from kinitro.chain.dev import DevLedger, dev_signer
+from kinitro.errors import ConfigurationError
+from kinitro.settings import home_directory
+
+__all__ = [
+    "Chain",
+    "DevLedger",
+    "Neuron",
+    "Signer",
+    "Subnet",
+    "WeightsMode",
+    "dev_signer",
+    "format_commitment",
+    "open_chain",
+    "parse_commitment",
+]
+
+DEV_LEDGER_FILE = "dev-ledger.sqlite"
+_BITTENSOR = re.compile(r"finney|test|local|wss?://\S+")
+
+
+@asynccontextmanager
+async def open_chain(network: str) -> AsyncIterator[Chain]:
+    """The chain a `--network` value means, closed at the end. `ConfigurationError` for a name that means none."""
+    chain = _chain(network)
+    try:
+        yield chain
+    finally:
+        await chain.close()
+
+
+def _chain(network: str) -> Chain:
+    if network == "dev":
+        return DevLedger(home_directory() / DEV_LEDGER_FILE)
+    if _BITTENSOR.fullmatch(network):
+        raise ConfigurationError(
+            f"Network {network} needs the Bittensor adapter, which this version does not have.",
+            advice="It comes with the `chain` extra in a later version. Until then use `--network dev`.",
+        )
+    raise ConfigurationError(
+        f"There is no network called {network!r}.",
+        advice="Use --network finney, test, local, a ws:// or wss:// URL, or dev.",
+    )
