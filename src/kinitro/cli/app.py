@@ -1,8 +1,6 @@
 """The command tree, and the one place where an error becomes a line for a person and an exit code."""
 
-import asyncio
 import sys
-from collections.abc import Coroutine
 from typing import Annotated, Any
 
 import typer

@@ -19,17 +19,15 @@ class EvalMode(StrEnum):
 def register(app: typer.Typer) -> None:
     """Adds the services to the command tree."""
     app.command(epilog="Example: kinitro api --database-url postgresql://me:pw@localhost/kinitro --port 8000")(api)
-    app.command(
-        epilog="Example: kinitro scheduler --network dev --netuid 1 --eval-interval 60 --episodes-per-env 10"
-    )(scheduler)
+    app.command(epilog="Example: kinitro scheduler --network dev --netuid 1 --eval-interval 60 --episodes-per-env 10")(
+        scheduler
+    )
     app.command(epilog="Example: kinitro executor --api-url http://localhost:8000 --eval-mode process")(executor)
 
 
 def api(
     database_url: DatabaseUrl = None,
-    host: Annotated[
-        str | None, typer.Option("--host", help="Address to listen on.", show_default="127.0.0.1")
-    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on.", show_default="8000")] = None,
     no_auth: Annotated[
         bool | None, typer.Option("--no-auth", help="Take results without a key. Only on a loopback address.")
@@ -50,11 +48,14 @@ def scheduler(
     database_url: DatabaseUrl = None,
     network: Annotated[
         str | None,
-        typer.Option("--network", help="finney, test, local, ws://..., or dev (an embedded ledger).", show_default="finney"),
+        typer.Option(
+            "--network", help="finney, test, local, ws://..., or dev (an embedded ledger).", show_default="finney"
+        ),
     ] = None,
     netuid: Annotated[int | None, typer.Option("--netuid", help="The subnet.", show_default="1")] = None,
     eval_interval: Annotated[
-        float | None, typer.Option("--eval-interval", help="Seconds from one cycle's start to the next.", show_default="3600")
+        float | None,
+        typer.Option("--eval-interval", help="Seconds from one cycle's start to the next.", show_default="3600"),
     ] = None,
     episodes_per_env: Annotated[
         int | None, typer.Option("--episodes-per-env", help="Episodes a miner and environment.", show_default="50")
@@ -96,7 +97,8 @@ def executor(
         int | None, typer.Option("--batch-size", help="Most tasks to lease at once (1 to 100).", show_default="10")
     ] = None,
     poll_interval: Annotated[
-        float | None, typer.Option("--poll-interval", help="Seconds between looks for work when idle.", show_default="5")
+        float | None,
+        typer.Option("--poll-interval", help="Seconds between looks for work when idle.", show_default="5"),
     ] = None,
     eval_mode: Annotated[
         EvalMode | None,
@@ -110,7 +112,9 @@ def executor(
     ] = None,
     miner_deployment_warmup_timeout: Annotated[
         float | None,
-        typer.Option("--miner-deployment-warmup-timeout", help="Seconds a policy has to get ready.", show_default="300"),
+        typer.Option(
+            "--miner-deployment-warmup-timeout", help="Seconds a policy has to get ready.", show_default="300"
+        ),
     ] = None,
     log_level: LogLevelFlag = LogLevel.INFO,
     log_format: LogFormatFlag = LogFormat.CONSOLE,

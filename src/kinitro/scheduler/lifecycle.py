@@ -13,8 +13,8 @@ from kinitro.chain import Chain, Subnet
 from kinitro.environments import EnvironmentSpec
 from kinitro.errors import ChainUnreachable
 from kinitro.logs import get_logger
-from kinitro.schemas import RuleOut
 from kinitro.scheduler import planning, publishing
+from kinitro.schemas import RuleOut
 from kinitro.settings import SchedulerSettings
 from kinitro.storage import (
     CyclePlan,

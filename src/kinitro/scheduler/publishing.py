@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from kinitro.chain import Subnet
-from kinitro.schemas import CycleExport
 from kinitro.scheduler.planning import copy_reason
+from kinitro.schemas import CycleExport
 from kinitro.scoring import CycleScore, pack_outcomes, score_cycle
 from kinitro.storage import Closing, OpenCycle, PublishedWeights, ScoreRow
 from kinitro.types import MinerState

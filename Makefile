@@ -1,0 +1,58 @@
+# `make demo` and `make test` work on a bare machine with Python 3.11 and make; each installs what it needs.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim lock bench-pool bench-env bench-score nightly clean
+
+# Found or installed by scripts/bootstrap.sh, once per make run.
+UV = $(eval UV := $$(shell scripts/bootstrap.sh))$(or $(UV),$(error no uv: see above))
+RUN = $(UV) run --quiet
+PYTEST = timeout --kill-after=20 $(1) $(RUN) pytest
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup:  ## Install everything into .venv
+	$(UV) sync --quiet
+
+demo: setup  ## The whole loop on this machine: five policies evaluated in MuJoCo and ranked
+	$(RUN) kinitro demo
+
+test: test-unit test-integration test-sim  ## All tests that need no Docker engine
+
+test-unit: setup  ## No I/O (budget: 3 minutes)
+	$(call PYTEST,180) tests/unit
+
+test-integration: setup  ## PostgreSQL, sockets, real processes (budget: 10 minutes)
+	$(call PYTEST,600) tests/integration
+
+test-sim: setup  ## Simulators (budget: 10 minutes)
+	$(call PYTEST,600) tests/sim
+
+check: format lint types imports test  ## Everything CI checks
+
+format: setup
+	$(RUN) ruff format --check .
+
+lint: setup
+	$(RUN) ruff check .
+	$(RUN) python scripts/lock.py $(UV) --check
+
+types: setup
+	$(RUN) mypy
+
+imports: setup
+	$(RUN) lint-imports
+
+lock:  ## Pin the newest versions that fit (pyproject.toml and requirements.lock)
+	$(RUN) --no-project python scripts/lock.py $(UV) --upgrade
+
+bench-pool: setup  ## Task pool through HTTP: tasks created, fetched and submitted a second
+	$(RUN) python bench/pool.py
+
+bench-env: setup  ## Steps a second: bare MuJoCo against our loop
+	$(RUN) python bench/env.py
+
+bench-score: setup  ## From raw outcomes to weights
+	$(RUN) python bench/score.py
+
+clean:  ## Remove what make installed here
+	rm -rf .venv .uv uv.lock .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
