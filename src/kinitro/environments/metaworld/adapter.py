@@ -1,0 +1,80 @@
+"""A MetaWorld task behind the environment contract: our channels outside, the native action space inside."""
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinitro.environments.base import Environment, EnvironmentOptions, EnvironmentSpec, EpisodeFacts, Step
+from kinitro.environments.metaworld import randomisation, tasks
+from kinitro.environments.metaworld.simulator import Simulator
+from kinitro.policy.messages import Action, Observation
+
+Vector = NDArray[np.float64]
+
+_OPEN: Final = 0.0
+_STILL: Final = np.zeros(6)
+
+
+class MetaWorldEnvironment(Environment):
+    """One task. See docs/environments.md for units, frames and what is not actuated."""
+
+    def __init__(self, spec: EnvironmentSpec, options: EnvironmentOptions) -> None:
+        self.spec = replace(spec, version=tasks.version(options))
+        self._options = options
+        self._simulator = Simulator(spec.task_name)
+        self._facts = EpisodeFacts()
+        self._gripper = _OPEN
+
+    def reset(self, seed: int) -> Observation:
+        """Places everything anew over the task's full range, from the seed alone."""
+        drawn = randomisation.draw(seed, self._options.randomisation)
+        self._simulator.reset(seed, drawn)
+        self._gripper = _OPEN
+        self._facts = self._gather_facts(drawn)
+        return self._observe()
+
+    def step(self, action: Action) -> Step:
+        """Commands a displacement of the hand (1 cm a step at 1.0) and the gripper.
+
+        The rotation part of `ee_twist` is ignored: the hand's orientation is held by the simulator. Without
+        `ee_twist` the hand's target stays, without `gripper` the fingers keep their last command.
+        """
+        native = self._simulator.step(self.native_action(action))
+        if self._simulator.diverged() or not np.isfinite(native.reward):
+            return Step(self._observe(), 0.0, success=False, failed="The simulation diverged.")
+        return Step(self._observe(), native.reward, success=native.success)
+
+    def native_action(self, action: Action) -> Vector:
+        """MetaWorld's own action (4): displacement x, y, z and gripper effort, -1 opens and +1 closes."""
+        twist = action.continuous.get("ee_twist", _STILL)
+        if "gripper" in action.continuous:
+            self._gripper = float(action.continuous["gripper"][0])
+        return np.array([*twist[:3], 2.0 * self._gripper - 1.0]).clip(-1.0, 1.0)
+
+    def state(self) -> bytes:
+        """MuJoCo's integration state as little-endian doubles; -0.0 is written as 0.0."""
+        return (self._simulator.state() + 0.0).astype("<f8").tobytes()
+
+    def facts(self) -> EpisodeFacts:
+        """Goal and object positions (metres), randomisation level and factors."""
+        return self._facts
+
+    def close(self) -> None:
+        """Frees the simulator."""
+        self._simulator.close()
+
+    def _observe(self) -> Observation:
+        return Observation(proprio=self._simulator.proprioception(), extra={"instruction": self.spec.instruction})
+
+    def _gather_facts(self, drawn: randomisation.Draw | None) -> EpisodeFacts:
+        values: dict[str, float | str] = {"randomisation": self._options.randomisation.value}
+        values |= _flat("goal_m", self._simulator.target) | _flat("object_m", self._simulator.objects())
+        if drawn is not None:
+            values |= {name: value for name, value in vars(drawn).items() if isinstance(value, float)}
+        return EpisodeFacts(values)
+
+
+def _flat(name: str, values: Vector) -> dict[str, float | str]:
+    return {f"{name}_{index}": float(value) for index, value in enumerate(values)}
