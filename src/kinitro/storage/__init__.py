@@ -1,1 +1,1 @@
-""""""
+"""PostgreSQL: the task pool and everything money depends on. Rows never leave this package."""

@@ -107,6 +107,8 @@ cycle_miners = sa.Table(
     sa.Column("place", sa.Integer),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
+    # A submission's latest evaluation, for /v1/miners, without reading every cycle.
+    sa.Index("ix_cycle_miners_submission", "submission_id", "cycle_id"),
 )
 
 tasks = sa.Table(
@@ -139,7 +141,7 @@ tasks = sa.Table(
     sa.Column("last_error", sa.Text),
     sa.UniqueConstraint("cycle_id", "uid", "env_id", "episode_index", name="uq_tasks_episode"),
     sa.CheckConstraint("status in ('pending', 'assigned', 'completed', 'failed')", name="status"),
-    sa.Index("ix_tasks_pending", "position", postgresql_where=sa.text("status = 'pending'")),
+    sa.Index("ix_tasks_pending", "cycle_id", "position", postgresql_where=sa.text("status = 'pending'")),
     sa.Index("ix_tasks_leases", "lease_expires_at", postgresql_where=sa.text("status = 'assigned'")),
 )
 
@@ -161,7 +163,7 @@ verdicts = sa.Table(
     metadata,
     # The one verdict of a task: an episode that ran, or a policy's time budget that ran out. Append-only.
     sa.Column("task_id", pg.UUID(as_uuid=True), sa.ForeignKey("tasks.id"), primary_key=True),
-    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), nullable=False, index=True),
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), nullable=False),
     sa.Column("uid", sa.Integer, nullable=False),
     sa.Column("env_id", sa.Text, nullable=False),
     sa.Column("episode_index", sa.Integer, nullable=False),
@@ -178,6 +180,8 @@ verdicts = sa.Table(
     sa.Column("executor_id", sa.Text),  # null when no executor ran it (time budget)
     sa.Column("decided_at", TIMESTAMP, nullable=False, server_default=NOW),
     sa.CheckConstraint("error_kind is null or error_kind = 'policy'", name="error_kind"),
+    # A miner's time in a cycle is summed at each submit, from the index alone.
+    sa.Index("ix_verdicts_miner", "cycle_id", "uid", postgresql_include=["policy_seconds"]),
 )
 
 outcome_bits = sa.Table(
