@@ -29,6 +29,29 @@ class Request(Message):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+# Errors
+
+
+class Problem(Message):
+    """The body of an error: what is wrong and what to do."""
+
+    detail: str
+
+
+class FieldProblem(Message):
+    """One field that is not as it must be; `loc` is the way to it, such as `["body", "results", 0, "score"]`."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class InvalidRequest(Message):
+    """The body of a 422."""
+
+    detail: list[FieldProblem]
+
+
 # Tasks
 
 

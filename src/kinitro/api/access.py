@@ -1,4 +1,4 @@
-"""Who may call the POST routes (contracts section 3, "Who may call"). Pure: headers and addresses in, a refusal or none out."""
+"""Who may call the POST routes (contracts section 3). Pure: headers and addresses in, a refusal or none out."""
 
 import hmac
 from collections.abc import Iterable

@@ -1,0 +1,268 @@
+"""What the public may read. No query here shows the seeds, salt or outcomes of a cycle that is still open."""
+
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from kinitro.schemas import (
+    CycleOut,
+    EnvironmentOut,
+    MinerOut,
+    ScoreOut,
+    ScoresOut,
+    SystemStatus,
+    WeightsOut,
+    WeightsU16,
+)
+from kinitro.storage import tables as t
+from kinitro.types import CycleStatus, MinerState
+
+SERVED_WITHIN = timedelta(seconds=120)
+"""An executor that was last seen longer ago than this no longer serves its environments."""
+
+_OPEN = (CycleStatus.PENDING, CycleStatus.RUNNING)
+
+# Explicit, so that a salt can't slip out with a new use of the row.
+_CYCLE: tuple[sa.ColumnElement[Any], ...] = (  # Any: columns of several types
+    t.cycles.c.id,
+    t.cycles.c.block_number,
+    t.cycles.c.started_at,
+    t.cycles.c.completed_at,
+    t.cycles.c.status,
+    t.cycles.c.n_miners,
+    sa.func.jsonb_array_length(t.cycles.c.environments).label("n_environments"),
+    t.cycles.c.salt_sha256,
+    t.cycles.c.target_block,
+    t.cycles.c.failure_reason,
+)
+
+
+async def load_cycle(connection: AsyncConnection, cycle_id: int) -> CycleOut | None:
+    """One cycle, open or closed, or None when there is no such cycle."""
+    row = (await connection.execute(sa.select(*_CYCLE).where(t.cycles.c.id == cycle_id))).one_or_none()
+    return None if row is None else _cycle(row)
+
+
+async def list_cycles(connection: AsyncConnection, limit: int) -> list[CycleOut]:
+    """The latest cycles, newest first."""
+    query = sa.select(*_CYCLE).order_by(t.cycles.c.id.desc()).limit(limit)
+    return [_cycle(row) for row in await connection.execute(query)]
+
+
+async def load_status(connection: AsyncConnection) -> SystemStatus:
+    """What the system is doing, and what it waits for. `environments` are the latest cycle's."""
+    current = await _newest_cycle(connection, _OPEN)
+    last_completed = await _newest_cycle(connection, (CycleStatus.COMPLETED,))
+    reasons = await connection.scalars(sa.select(t.notices.c.text).order_by(t.notices.c.topic))
+    return SystemStatus(
+        current_cycle=current,
+        last_completed_cycle=last_completed,
+        total_cycles=await connection.scalar(sa.select(sa.func.count()).select_from(t.cycles)) or 0,
+        total_miners_evaluated=await _count_evaluated_hotkeys(connection),
+        environments=await _latest_environments(connection),
+        is_evaluating=current is not None and current.status is CycleStatus.RUNNING,
+        reasons=list(reasons),
+        unserved_environments=await _unserved_environments(connection),
+    )
+
+
+async def list_miners(connection: AsyncConnection) -> list[MinerOut]:
+    """Every committed hotkey of the latest cycle, by uid.
+
+    The success rate is the present submission's, in the last completed cycle that evaluated it. Until one has, a miner
+    that takes part is `queued`.
+    """
+    return [_miner(row) for row in await connection.execute(_miners().order_by(t.cycle_miners.c.uid))]
+
+
+async def load_miner(connection: AsyncConnection, hotkey: str) -> MinerOut | None:
+    """One committed hotkey of the latest cycle, or None when that cycle has no such hotkey."""
+    row = (await connection.execute(_miners().where(t.cycle_miners.c.hotkey == hotkey))).one_or_none()
+    return None if row is None else _miner(row)
+
+
+async def list_environments(connection: AsyncConnection) -> list[EnvironmentOut]:
+    """The environments of the latest cycle, each with its evaluated episodes in the last completed cycle."""
+    score, cycle = t.scores, t.cycles
+    last_completed = sa.select(sa.func.max(cycle.c.id)).where(cycle.c.status == CycleStatus.COMPLETED).scalar_subquery()
+    episodes = sa.func.sum(score.c.episodes_completed)
+    successes = sa.func.sum(score.c.success_rate * score.c.episodes_completed)
+    query = (
+        sa.select(score.c.env_id, episodes.label("episodes"), (successes / sa.func.nullif(episodes, 0)).label("rate"))
+        .where(score.c.cycle_id == last_completed)
+        .group_by(score.c.env_id)
+    )
+    known = {row.env_id: row for row in await connection.execute(query)}
+    return [_environment(env_id, known.get(env_id)) for env_id in await _latest_environments(connection)]
+
+
+async def load_scores(connection: AsyncConnection, cycle_id: int | None = None) -> ScoresOut | None:
+    """Scores of one cycle, or of the last completed one; None when that cycle has none."""
+    query = sa.select(t.standings.c.cycle_id, t.standings.c.pareto_frontier).order_by(t.standings.c.cycle_id.desc())
+    if cycle_id is not None:
+        query = query.where(t.standings.c.cycle_id == cycle_id)
+    standing = (await connection.execute(query.limit(1))).one_or_none()
+    cycle = None if standing is None else await load_cycle(connection, standing.cycle_id)
+    if standing is None or cycle is None:
+        return None
+    scores = await _scores_of(connection, cycle.id)
+    summary: dict[int, dict[str, float]] = {}
+    for score in scores:
+        summary.setdefault(score.uid, {})[score.env_id] = score.success_rate
+    return ScoresOut(cycle=cycle, scores=scores, miner_summary=summary, pareto_frontier=standing.pareto_frontier)
+
+
+async def load_weights(connection: AsyncConnection, block: int | None = None) -> WeightsOut | None:
+    """The latest weights, or those in force at a block: the latest published for it or for a block before it."""
+    query = sa.select(t.weights).order_by(t.weights.c.block_number.desc(), t.weights.c.cycle_id.desc()).limit(1)
+    if block is not None:
+        query = query.where(t.weights.c.block_number <= block)
+    row = (await connection.execute(query)).one_or_none()
+    if row is None:
+        return None
+    return WeightsOut(
+        cycle_id=row.cycle_id,
+        block_number=row.block_number,
+        timestamp=row.published_at,
+        weights=row.weights,
+        weights_u16=WeightsU16(uids=row.u16_uids, values=row.u16_values),
+        hotkeys=row.hotkeys,
+        netuid=row.netuid,
+        genesis=row.genesis,
+        expires_at_block=row.expires_at_block,
+        metadata=row.notes,
+    )
+
+
+async def _newest_cycle(connection: AsyncConnection, statuses: tuple[CycleStatus, ...]) -> CycleOut | None:
+    query = sa.select(*_CYCLE).where(t.cycles.c.status.in_(statuses)).order_by(t.cycles.c.id.desc()).limit(1)
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _cycle(row)
+
+
+async def _count_evaluated_hotkeys(connection: AsyncConnection) -> int:
+    evaluated = sa.exists().where(
+        t.cycle_miners.c.submission_id == t.submissions.c.id,
+        t.cycle_miners.c.state == MinerState.EVALUATED,
+        t.cycle_miners.c.cycle_id == t.cycles.c.id,
+        t.cycles.c.status == CycleStatus.COMPLETED,
+    )
+    query = sa.select(sa.func.count(sa.distinct(t.submissions.c.hotkey))).where(evaluated)
+    return await connection.scalar(query) or 0
+
+
+async def _latest_environments(connection: AsyncConnection) -> list[str]:
+    query = sa.select(t.cycles.c.environments).order_by(t.cycles.c.id.desc()).limit(1)
+    listed = await connection.scalar(query)
+    return [item["env_id"] for item in listed or []]
+
+
+async def _unserved_environments(connection: AsyncConnection) -> list[str]:
+    """Environments of the running cycle that no executor seen lately serves."""
+    running = sa.select(t.cycles.c.environments).where(t.cycles.c.status == CycleStatus.RUNNING)
+    wanted = [item["env_id"] for item in await connection.scalar(running) or []]
+    live = sa.select(t.executors.c.env_ids).where(t.executors.c.last_seen_at > t.NOW - SERVED_WITHIN)
+    served = list(await connection.scalars(live))
+    return [env_id for env_id in wanted if not any(env_ids is None or env_id in env_ids for env_ids in served)]
+
+
+async def _scores_of(connection: AsyncConnection, cycle_id: int) -> list[ScoreOut]:
+    score = t.scores
+    query = sa.select(score).where(score.c.cycle_id == cycle_id).order_by(score.c.uid, score.c.env_id)
+    return [ScoreOut(**row) for row in (await connection.execute(query)).mappings()]
+
+
+def _cycle(row: sa.Row[Any]) -> CycleOut:  # Any: a row's columns are not typed
+    ended = row.completed_at
+    return CycleOut(
+        id=row.id,
+        block_number=row.block_number,
+        started_at=row.started_at,
+        completed_at=ended,
+        status=CycleStatus(row.status),
+        n_miners=row.n_miners,
+        n_environments=row.n_environments,
+        duration_seconds=None if ended is None else (ended - row.started_at).total_seconds(),
+        salt_sha256=row.salt_sha256,
+        target_block=row.target_block,
+        failure_reason=row.failure_reason,
+    )
+
+
+def _miners() -> sa.Select[Any]:  # Any: columns of several tables
+    """The latest cycle's miners, each with its submission's latest result."""
+    miner, cycle = t.cycle_miners, t.cycles
+    latest = sa.select(sa.func.max(cycle.c.id)).scalar_subquery()
+    evaluated = _last_evaluation().lateral("evaluation")
+    result = (
+        sa.select(sa.func.avg(t.scores.c.success_rate).label("rate"), sa.func.count().label("environments"))
+        .where(t.scores.c.cycle_id == evaluated.c.cycle_id, t.scores.c.uid == evaluated.c.uid)
+        .lateral("result")
+    )
+    return (
+        sa.select(
+            miner,
+            cycle.c.status.label("cycle_status"),
+            evaluated.c.block_number.label("evaluated_block"),
+            result.c.rate,
+            result.c.environments,
+        )
+        .join(cycle, cycle.c.id == miner.c.cycle_id)
+        .outerjoin(evaluated, sa.true())
+        .outerjoin(result, sa.true())
+        .where(miner.c.cycle_id == latest)
+    )
+
+
+def _last_evaluation() -> sa.Select[Any]:  # Any: columns of several tables
+    """The last completed cycle that evaluated the submission of the row outside."""
+    earlier, cycle = t.cycle_miners.alias("earlier"), t.cycles.alias("earlier_cycle")
+    return (
+        sa.select(earlier.c.cycle_id, earlier.c.uid, cycle.c.block_number)
+        .join(cycle, cycle.c.id == earlier.c.cycle_id)
+        .where(
+            earlier.c.submission_id == t.cycle_miners.c.submission_id,
+            earlier.c.state == MinerState.EVALUATED,
+            cycle.c.status == CycleStatus.COMPLETED,
+        )
+        .order_by(earlier.c.cycle_id.desc())
+        .limit(1)
+        .correlate(t.cycle_miners)
+    )
+
+
+def _miner(row: sa.Row[Any]) -> MinerOut:  # Any: a row's columns are not typed
+    state, reason = MinerState(row.state), row.reason
+    if state is MinerState.EVALUATED and row.evaluated_block is None:
+        state, reason = MinerState.QUEUED, _why_queued(row.cycle_id, CycleStatus(row.cycle_status))
+    return MinerOut(
+        uid=row.uid,
+        hotkey=row.hotkey,
+        last_evaluated_block=row.evaluated_block,
+        avg_success_rate=row.rate,
+        environments_evaluated=row.environments or 0,
+        state=state,
+        reason=reason,
+        repo=row.repo,
+        revision=row.revision,
+        place=row.place,
+    )
+
+
+def _why_queued(cycle_id: int, status: CycleStatus) -> str:
+    if status is CycleStatus.FAILED:
+        return f"cycle {cycle_id} failed; the next one evaluates it again"
+    return f"its first results come when cycle {cycle_id} ends"
+
+
+def _environment(env_id: str, evaluated: sa.Row[Any] | None) -> EnvironmentOut:  # Any: a row's columns are not typed
+    env_name, _, task_name = env_id.partition("/")
+    return EnvironmentOut(
+        env_id=env_id,
+        env_name=env_name,
+        task_name=task_name,
+        n_evaluations=0 if evaluated is None else evaluated.episodes,
+        avg_success_rate=None if evaluated is None else evaluated.rate,
+    )
