@@ -1,1 +1,5 @@
-""""""
+"""How something is launched: one spec, one handle, one conformance suite (`kinitro.testing.backend_suite`)."""
+
+from kinitro.backends.base import Backend, LaunchSpec, Limits, NetworkAccess, Role, Running
+
+__all__ = ["Backend", "LaunchSpec", "Limits", "NetworkAccess", "Role", "Running"]

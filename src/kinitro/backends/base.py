@@ -83,6 +83,9 @@ class Backend(Protocol):
     isolates: bool
     """False: only trusted policies may run here, and the executor says so."""
 
+    enforces: frozenset[str]
+    """Which fields of `Limits`, and `network`, are hard limits here."""
+
     async def launch(self, spec: LaunchSpec) -> Running:
         """Starts it and returns at once; readiness is the caller's to poll. `InfrastructureError` when it can't."""
         ...
