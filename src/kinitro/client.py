@@ -55,7 +55,7 @@ class KinitroClient:
         key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
         self._http = httpx.AsyncClient(
             base_url=self._url,
-            headers={"Authorization": f"Bearer {key}".encode()} if key else None,
+            headers={b"Authorization": f"Bearer {key}".encode()} if key else None,
             timeout=timeout_s,
             # A proxy between two programs of one machine would make the API refuse its own neighbour.
             trust_env=not _is_this_machine(self._url),

@@ -3,7 +3,6 @@
 import asyncio
 import time
 
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -54,7 +53,7 @@ class Gate:
         if refused := refusal(self._rule, _caller(scope)):
             await _refuse(refused, scope, receive, send)
             return
-        body = await _read_body(scope, receive)
+        body = await _read_body(receive)
         if isinstance(body, Refusal):
             await _refuse(body, scope, receive, send)
         elif body is not None:
@@ -75,13 +74,9 @@ class _Replay:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-async def _read_body(scope: Scope, receive: Receive) -> bytes | Refusal | None:
+async def _read_body(receive: Receive) -> bytes | Refusal | None:
     """The whole body, or why not; None when the caller hung up."""
     too_large = Refusal(413, f"The body is larger than {MAX_BODY_BYTES} bytes. Send fewer results at once.")
-    # A hint only, to refuse early; the count below is what decides.
-    stated = Headers(scope=scope).get("content-length", "")
-    if stated.isdigit() and int(stated) > MAX_BODY_BYTES:
-        return too_large
     parts: list[bytes] = []
     size = 0
     try:
