@@ -1,0 +1,233 @@
+"""The one episode loop: every family, backend and replay runs a policy through it. Decides whose fault a failure is."""
+
+import hashlib
+import math
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from kinitro.environments.base import Environment, EnvironmentSpec, Step
+from kinitro.environments.stall import StallMonitor
+from kinitro.errors import EnvironmentFault, InfrastructureError, KinitroError, PolicyError
+from kinitro.policy.client import RESET_TIMEOUT_S, PolicyClient
+from kinitro.policy.codec import ActionSpace
+from kinitro.policy.messages import Action, Observation, TaskConfig
+from kinitro.types import ErrorKind
+
+T = TypeVar("T")
+
+STALL_EXCUSE_S = 0.05
+"""A late action is ours when our own loop stood still for longer than this within that wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRequest:
+    """One episode to run. `seed` decides the environment; `task` is all that the policy is told."""
+
+    task: TaskConfig
+    seed: int
+    max_timesteps: int
+    action_timeout_s: float
+    timeout_s: float
+    """For the whole episode, from reset. Past it the policy is at fault, unless the time outside the waits for the
+    policy (ours: the simulator, the wire) is more than half of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeOutcome:
+    """What an episode came to. `policy_seconds` sums every wait for the policy, the means and maxima those for actions.
+
+    `trace_digest` is the SHA-256 over the actions as applied, the rewards and the final state; it is None when the
+    episode reached no verdict. `error_code` is the error's short stable word.
+    """
+
+    success: bool
+    score: float
+    total_reward: float
+    timesteps: int
+    policy_seconds: float
+    mean_action_s: float
+    max_action_s: float
+    error: str | None = None
+    error_kind: ErrorKind | None = None
+    error_code: str | None = None
+    trace_digest: str | None = None
+
+
+def action_space(spec: EnvironmentSpec) -> ActionSpace:
+    """The channels that this environment's policies may command."""
+    return ActionSpace(spec.continuous, spec.discrete)
+
+
+async def run_episode(
+    environment: Environment,
+    policy: PolicyClient,
+    request: EpisodeRequest,
+    *,
+    monitor: StallMonitor,
+    clock: Callable[[], float] = time.monotonic,
+) -> EpisodeOutcome:
+    """Runs one episode to its end: the first success, the step limit, or the first failure.
+
+    The simulator runs in the caller's thread and event loop: a process runs one episode at a time, and rendering
+    contexts belong to one thread. `monitor` must share `clock` with `policy`.
+
+    Raises:
+        Exception: whatever else the simulator raises; failures with a known fault are in the outcome.
+    """
+    run = _Run(environment, policy, request, monitor, clock)
+    try:
+        success = await run.play()
+        return run.outcome(success=success, digest=run.trace.close(environment.state()))
+    except PolicyError as error:
+        return run.outcome(error=error, kind=ErrorKind.POLICY, digest=run.trace.close(environment.state()))
+    except InfrastructureError as error:
+        return run.outcome(error=error, kind=ErrorKind.INFRASTRUCTURE)
+
+
+def attributed(error: PolicyError, since: float, monitor: StallMonitor) -> PolicyError | InfrastructureError:
+    """The same failure of a policy, or ours when it is a lateness that our own stalled loop may have caused."""
+    stall_s = monitor.longest_stall_s(since)
+    if error.code != "timeout" or stall_s <= STALL_EXCUSE_S:
+        return error
+    return EnvironmentFault(
+        f"{error.message} But this process itself stood still for {stall_s * 1000:.0f} ms of that time.",
+        code="stalled",
+        advice="Run fewer episodes at once on this machine.",
+    )
+
+
+@dataclass
+class _Trace:
+    """Hashes what happened, each part in one canonical form."""
+
+    _hash: "hashlib._Hash" = field(default_factory=lambda: hashlib.sha256(b"kinitro-trace-1\0"))
+
+    def add(self, action: Action, step: Step) -> None:
+        for name, values in sorted(action.continuous.items()):
+            self._add_channel(b"c", name, values.astype("<f8").tobytes())
+        for name, value in sorted(action.discrete.items()):
+            self._add_channel(b"d", name, struct.pack("<q", value))
+        self._hash.update(b"r" + struct.pack("<d?", step.reward, step.success))
+
+    def _add_channel(self, kind: bytes, name: str, payload: bytes) -> None:
+        label = name.encode()
+        self._hash.update(kind + struct.pack("<II", len(label), len(payload)) + label + payload)
+
+    def close(self, state: bytes) -> str:
+        self._hash.update(b"s" + state)
+        return self._hash.hexdigest()
+
+
+@dataclass
+class _Run:
+    """One episode as it unfolds."""
+
+    environment: Environment
+    policy: PolicyClient
+    request: EpisodeRequest
+    monitor: StallMonitor
+    clock: Callable[[], float]
+    trace: _Trace = field(default_factory=_Trace)
+    total_reward: float = 0.0
+    timesteps: int = 0
+    policy_seconds: float = 0.0
+    action_waits: int = 0
+    action_seconds: float = 0.0
+    max_action_s: float = 0.0
+    started: float = 0.0
+
+    async def play(self) -> bool:
+        self.started = self.clock()
+        observation = self.environment.reset(self.request.seed)
+        await self._wait(lambda limit_s: self.policy.reset(self.request.task, limit_s), RESET_TIMEOUT_S)
+        while self.timesteps < self.request.max_timesteps:
+            action = await self._next_action(observation)
+            step = self._apply(action)
+            if step.success:
+                return True
+            observation = step.observation
+        return False
+
+    async def _next_action(self, observation: Observation) -> Action:
+        space = action_space(self.environment.spec)
+        waited_before_s = self.policy_seconds
+        try:
+            return await self._wait(
+                lambda limit_s: self.policy.act(observation, space, limit_s), self.request.action_timeout_s
+            )
+        finally:
+            wait_s = self.policy_seconds - waited_before_s
+            self.action_waits += 1
+            self.action_seconds += wait_s
+            self.max_action_s = max(self.max_action_s, wait_s)
+
+    def _apply(self, action: Action) -> Step:
+        step = self.environment.step(action)
+        self.timesteps += 1
+        if step.failed is not None:
+            raise PolicyError(f"The policy's actions broke the simulation: {step.failed}.", code="diverged")
+        if not math.isfinite(step.reward):
+            raise EnvironmentFault(
+                f"{self.environment.spec.env_id} gave a reward that is not finite.", code="environment_reward"
+            )
+        self.trace.add(action, step)
+        self.total_reward += step.reward
+        return step
+
+    async def _wait(self, call: Callable[[float], Awaitable[T]], limit_s: float) -> T:
+        """Waits for the policy, within its own limit and the episode's."""
+        left_s = self._time_left()
+        try:
+            return await call(min(limit_s, left_s))
+        except PolicyError as error:
+            fault = attributed(error, self.policy.last_wait.started, self.monitor)
+            if fault is error and error.code == "timeout" and left_s < limit_s:
+                raise self._overtime(waited_s=self.policy.last_wait.seconds) from error
+            raise fault from error
+        finally:
+            self.policy_seconds += self.policy.last_wait.seconds
+
+    def _time_left(self) -> float:
+        left_s = self.started + self.request.timeout_s - self.clock()
+        if left_s <= 0:
+            raise self._overtime(waited_s=0.0)
+        return left_s
+
+    def _overtime(self, *, waited_s: float) -> KinitroError:
+        ours_s = self.clock() - self.started - self.policy_seconds - waited_s
+        limit = f"{self.request.timeout_s:g} s"
+        if ours_s > self.request.timeout_s / 2:
+            return EnvironmentFault(
+                f"The episode did not end within {limit}, {ours_s:.1f} s of which the simulator took.",
+                code="environment_slow",
+                advice="Raise KINITRO_EXECUTOR_EVAL_TIMEOUT or run fewer episodes at once.",
+            )
+        return PolicyError(
+            f"The episode did not end within {limit}: the policy took {self.policy_seconds + waited_s:.1f} s of it.",
+            code="episode_timeout",
+        )
+
+    def outcome(
+        self,
+        *,
+        success: bool = False,
+        error: PolicyError | InfrastructureError | None = None,
+        kind: ErrorKind | None = None,
+        digest: str | None = None,
+    ) -> EpisodeOutcome:
+        return EpisodeOutcome(
+            success=success,
+            score=float(success),
+            total_reward=self.total_reward,
+            timesteps=self.timesteps,
+            policy_seconds=self.policy_seconds,
+            mean_action_s=self.action_seconds / self.action_waits if self.action_waits else 0.0,
+            max_action_s=self.max_action_s,
+            error=str(error) if error else None,
+            error_kind=kind,
+            error_code=error.code if error else None,
+            trace_digest=digest,
+        )

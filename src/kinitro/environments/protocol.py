@@ -1,0 +1,96 @@
+"""What travels between an executor and an environment server (contracts section 5)."""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from kinitro.schemas import Digest, EnvId, Finite, Message, Name, Request
+from kinitro.types import EpisodeResult, ErrorKind
+
+SECRET_VARIABLE = "KINITRO_ENVIRONMENT_SECRET"  # noqa: S105 (the variable's name, not a secret)
+"""The environment variable that gives a server its secret."""
+MAX_ERROR_LENGTH = 4000
+
+Seed = Annotated[int, Field(ge=0, le=0x7FFFFFFF)]
+NotNegative = Annotated[Finite, Field(ge=0.0)]
+
+
+class EvaluateRequest(Request):
+    """One episode to run against the policy at `base_url`. `task_id` is shown to the policy; `model` is its name."""
+
+    task_id: Name
+    seed: Seed
+    policy_seed: Seed
+    base_url: Annotated[str, StringConstraints(min_length=1, max_length=500)]
+    env_id: EnvId
+    max_timesteps: int = Field(default=500, ge=1, le=100_000)
+    action_timeout: Finite = Field(default=0.5, gt=0.0, le=3600.0)
+    use_images: bool = True
+    timeout: Finite = Field(default=300.0, gt=0.0, le=86_400.0)
+    model: Annotated[str, StringConstraints(max_length=300)] = ""
+    secret: str = Field(default="", max_length=500, repr=False)
+
+
+class EvaluateExtra(Message):
+    """The episode in figures. Times in seconds; `facts` is what the seed drew, for the record."""
+
+    seed: int
+    env_id: str
+    timesteps: int = Field(ge=0)
+    total_reward: Finite
+    mean_action_time: NotNegative
+    max_action_time: NotNegative
+    policy_seconds: NotNegative
+    trace_digest: Digest | None
+    error_code: str | None = None
+    environment_version: str | None = None
+    facts: dict[str, float | str] = Field(default_factory=dict)
+
+
+class EvaluateReply(Message):
+    """What an episode came to. Has no field `status`: affinetes gives that name a meaning of its own."""
+
+    task_name: str
+    score: Finite = Field(ge=0.0, le=1.0)
+    success: bool
+    time_taken: NotNegative
+    error: str | None = Field(default=None, max_length=MAX_ERROR_LENGTH)
+    error_kind: ErrorKind | None = None
+    extra: EvaluateExtra
+
+    def result(self) -> EpisodeResult:
+        """The same as the record that an executor submits."""
+        return EpisodeResult(
+            success=self.success,
+            score=self.score,
+            total_reward=self.extra.total_reward,
+            timesteps=self.extra.timesteps,
+            error=self.error,
+            error_kind=self.error_kind,
+            trace_digest=self.extra.trace_digest,
+            policy_seconds=self.extra.policy_seconds,
+        )
+
+
+class EnvironmentLine(Message):
+    """One environment that a server offers."""
+
+    env_id: str
+    task_name: str
+    version: str
+    needs_images: bool
+    default: bool
+
+
+class EnvironmentList(Message):
+    """The answer of `POST /list_environments`."""
+
+    environments: list[EnvironmentLine]
+
+
+class ServerHealth(Message):
+    """The answer of `GET /health`. `busy` while an episode runs."""
+
+    status: str
+    busy: bool
+    episodes: int = Field(ge=0)

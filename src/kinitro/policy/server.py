@@ -1,0 +1,294 @@
+"""Serves the `Policy` class of the policy.py beside this file: GET /health, POST /reset, POST /act.
+
+This file is complete in itself (numpy, msgpack, starlette, uvicorn) and is copied into every policy folder. Start it
+with `python server.py --host 127.0.0.1 --port 8000`. Kinitro's docs/protocol.md describes what travels.
+
+    class Policy:
+        needs_images = False            # default True; False spares the rendering
+        max_concurrent_episodes = 8     # default 1
+        def reset(self, task: dict, seed: int): ...     # returns this episode's state, any object
+        def act(self, obs: dict, state) -> dict: ...    # {"continuous": {"ee_twist": [6 numbers], "gripper": [1]}}
+        def act_batch(self, observations, states): ...  # optional: all that wait at once; returns a list of actions
+
+`obs["proprio"]` maps channels to float64 arrays, `obs["rgb"]` cameras to (height, width, 3) uint8 arrays and
+`obs["depth"]` cameras to float32 metres. One thread runs all policy code, so a policy needs no locks.
+"""
+
+import argparse
+import asyncio
+import base64
+import importlib
+import json
+import logging
+import sys
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+# Any in this file: the policy's own objects (its class, its states) and documents as they come from the wire.
+
+JSON = "application/json"
+MSGPACK = "application/msgpack"
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+log = logging.getLogger("policy")
+
+
+class BadRequestError(Exception):
+    """The caller's mistake: answered with this HTTP status and message."""
+
+    def __init__(self, message: str, status: int = 422) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass
+class _Turn:
+    """One waiting `act`: what it needs, and where its action goes."""
+
+    observation: dict[str, Any]
+    state: Any
+    answer: "asyncio.Future[Any]"
+
+
+class PolicyService:
+    """Runs one policy in one worker thread and keeps the states of its episodes apart.
+
+    Requests that arrive while the policy is busy are handed over together, so that `act_batch` sees a batch.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        self._act_batch: Callable[[list[Any], list[Any]], Any] | None = getattr(policy, "act_batch", None)
+        self.needs_images = bool(getattr(policy, "needs_images", True))
+        self.max_concurrent_episodes = int(getattr(policy, "max_concurrent_episodes", 1))
+        self._kept_episodes = max(16, 2 * self.max_concurrent_episodes)
+        self._states: OrderedDict[str, Any] = OrderedDict()
+        self._waiting: list[_Turn] = []
+        self._round: asyncio.Task[None] | None = None
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
+        self._started = time.monotonic()
+
+    def health(self) -> dict[str, Any]:
+        """The answer of `GET /health`."""
+        return {
+            "status": "healthy",
+            "model_loaded": True,
+            "uptime_seconds": time.monotonic() - self._started,
+            "max_concurrent_episodes": self.max_concurrent_episodes,
+            "formats": ["json", "msgpack"],
+            "needs_images": self.needs_images,
+        }
+
+    async def reset(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Starts an episode; the longest unused one is forgotten when there are too many."""
+        task = document.get("task_config")
+        if not isinstance(task, dict) or not isinstance(task.get("seed"), int):
+            raise BadRequestError("'task_config' must be an object with an integer 'seed'")
+        loop = asyncio.get_running_loop()
+        state = await loop.run_in_executor(self._worker, self._policy.reset, task, task["seed"])
+        episode_id = uuid.uuid4().hex
+        self._states[episode_id] = state
+        while len(self._states) > self._kept_episodes:
+            self._states.popitem(last=False)
+        return {"status": "ok", "episode_id": episode_id}
+
+    async def act(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Asks the policy for one action."""
+        observation = read_observation(document.get("obs"))
+        state = self._state_of(document.get("episode_id"))
+        turn = _Turn(observation, state, asyncio.get_running_loop().create_future())
+        self._waiting.append(turn)
+        if self._round is None or self._round.done():
+            self._round = asyncio.create_task(self._serve_waiting())
+        return {"action": action_document(await turn.answer)}
+
+    def _state_of(self, episode_id: Any) -> Any:
+        if not self._states:
+            raise BadRequestError("no episode is running: call /reset first", 409)
+        if episode_id is None:
+            return next(reversed(self._states.values()))
+        if episode_id not in self._states:
+            raise BadRequestError(f"unknown episode_id {str(episode_id)[:80]!r}: call /reset first", 404)
+        self._states.move_to_end(episode_id)
+        return self._states[episode_id]
+
+    async def _serve_waiting(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            turns, self._waiting = self._waiting, []
+            answers = await loop.run_in_executor(self._worker, self._answers, turns)
+            for turn, answer in zip(turns, answers, strict=True):
+                if turn.answer.cancelled():
+                    continue
+                if isinstance(answer, Exception):
+                    turn.answer.set_exception(answer)
+                else:
+                    turn.answer.set_result(answer)
+
+    def _answers(self, turns: Sequence[_Turn]) -> list[Any]:
+        if self._act_batch is None or len(turns) == 1:
+            return [_attempt(self._policy.act, turn.observation, turn.state) for turn in turns]
+        answers = _attempt(self._act_batch, [turn.observation for turn in turns], [turn.state for turn in turns])
+        if isinstance(answers, Exception):
+            return [answers] * len(turns)
+        if len(answers) != len(turns):
+            return [ValueError(f"act_batch returned {len(answers)} actions for {len(turns)} observations")] * len(turns)
+        return list(answers)
+
+
+def _attempt(call: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except Exception as error:  # noqa: BLE001 (the outermost turn of the policy's own code: any failure is its answer)
+        return error
+
+
+# The wire
+
+
+def read_observation(obs: Any) -> dict[str, Any]:
+    """An OBS document with its images, matrices and channels as arrays."""
+    if not isinstance(obs, dict):
+        raise BadRequestError("'obs' must be an object")
+    try:
+        return {
+            "proprio": {name: np.asarray(v, dtype=np.float64) for name, v in obs.get("proprio", {}).items()},
+            "rgb": {camera: _read_image(image) for camera, image in obs.get("rgb", {}).items()},
+            "depth": {camera: _read_image(image) for camera, image in obs.get("depth", {}).items()},
+            "cam_intrinsics": {camera: np.asarray(m) for camera, m in obs.get("cam_intrinsics", {}).items()},
+            "cam_extrinsics": {camera: np.asarray(m) for camera, m in obs.get("cam_extrinsics", {}).items()},
+            "extra": obs.get("extra", {}),
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadRequestError(f"'obs' can't be read: {error!r}") from error
+
+
+def _read_image(image: dict[str, Any]) -> Any:
+    data = image["data"]
+    raw = data if isinstance(data, bytes) else base64.b64decode(data, validate=True)
+    return np.frombuffer(raw, dtype=np.dtype(image["dtype"])).reshape(image["shape"])
+
+
+def action_document(action: Any) -> dict[str, Any]:
+    """A policy's action, arrays allowed, as an ACTION document."""
+    if not isinstance(action, dict):
+        raise TypeError(f"act returned {type(action).__name__}, not a dict with 'continuous' or 'discrete'")
+    continuous = action.get("continuous") or {}
+    discrete = action.get("discrete") or {}
+    return {
+        "continuous": {name: np.asarray(v, dtype=np.float64).reshape(-1).tolist() for name, v in continuous.items()},
+        "discrete": {name: int(value) for name, value in discrete.items()},
+        "extra": {},
+    }
+
+
+async def _read(request: Request) -> dict[str, Any]:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_REQUEST_BYTES:
+            raise BadRequestError(f"the body is larger than {MAX_REQUEST_BYTES} bytes", 413)
+    try:
+        document = msgpack.unpackb(bytes(body)) if _format(request) == MSGPACK else json.loads(bytes(body))
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise BadRequestError(f"the body can't be read as {_format(request)}: {error}", 400) from error
+    if not isinstance(document, dict):
+        raise BadRequestError("the body must be an object")
+    return document
+
+
+def _format(request: Request) -> str:
+    media_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    return MSGPACK if media_type == MSGPACK else JSON
+
+
+def _write(request: Request, document: dict[str, Any]) -> Response:
+    if _format(request) == MSGPACK:
+        return Response(msgpack.packb(document), media_type=MSGPACK)
+    return Response(json.dumps(document, allow_nan=False), media_type=JSON)
+
+
+def _refused(_request: Request, error: Exception) -> Response:
+    status = error.status if isinstance(error, BadRequestError) else 500
+    return JSONResponse({"error": str(error)}, status_code=status)
+
+
+def build_app(policy: Any) -> Starlette:
+    """The web application of one policy."""
+    service = PolicyService(policy)
+
+    async def health(_request: Request) -> Response:
+        return JSONResponse(service.health())
+
+    async def reset(request: Request) -> Response:
+        return _write(request, await _guarded(service.reset, await _read(request)))
+
+    async def act(request: Request) -> Response:
+        return _write(request, await _guarded(service.act, await _read(request)))
+
+    routes = [
+        Route("/health", health, methods=["GET"]),
+        Route("/reset", reset, methods=["POST"]),
+        Route("/act", act, methods=["POST"]),
+    ]
+    return Starlette(routes=routes, exception_handlers={BadRequestError: _refused, PolicyFailedError: _refused})
+
+
+class PolicyFailedError(Exception):
+    """The policy's own code raised, or returned something that is no action."""
+
+
+async def _guarded(call: Callable[[dict[str, Any]], Any], document: dict[str, Any]) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = await call(document)
+        return answer
+    except BadRequestError:
+        raise
+    except Exception as error:
+        log.exception("the policy failed")
+        raise PolicyFailedError(f"{type(error).__name__}: {error}") from error
+
+
+def load_policy(folder: Path) -> Any:
+    """Imports `policy.py` of this folder and makes its `Policy`, in the folder's own import path."""
+    sys.path.insert(0, str(folder))
+    return importlib.import_module("policy").Policy()
+
+
+def main() -> None:
+    """Serves the policy until told to stop. The port opens once the policy is loaded."""
+    parser = argparse.ArgumentParser(description="Serve the policy.py beside this file.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default %(default)s)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    app = build_app(load_policy(Path(__file__).resolve().parent))
+    log.info("Policy loaded; serving on http://%s:%d (stop with Ctrl-C)", arguments.host, arguments.port)
+    uvicorn.run(
+        app,
+        host=arguments.host,
+        port=arguments.port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        # An evaluator may be busy with its simulator for a while between two calls.
+        timeout_keep_alive=120,
+    )
+
+
+if __name__ == "__main__":
+    main()
