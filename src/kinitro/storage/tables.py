@@ -114,7 +114,7 @@ cycle_miners = sa.Table(
 tasks = sa.Table(
     "tasks",
     metadata,
-    sa.Column("id", pg.UUID(as_uuid=True), primary_key=True),
+    sa.Column("id", pg.UUID(as_uuid=True), primary_key=True, server_default=sa.text("gen_random_uuid()")),
     sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), nullable=False),
     sa.Column("position", sa.Integer, nullable=False),  # the order in which tasks are handed out
     sa.Column("uid", sa.Integer, nullable=False),

@@ -161,7 +161,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "tasks",
-        sa.Column("id", pg.UUID(), nullable=False),
+        sa.Column("id", pg.UUID(), server_default=sa.text("gen_random_uuid()"), nullable=False),
         sa.Column("cycle_id", sa.Integer(), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("uid", sa.Integer(), nullable=False),
