@@ -11,6 +11,7 @@ from kinitro.errors import ConfigurationError
 from kinitro.settings import home_directory
 
 __all__ = [
+    "DEV_LEDGER_FILE",
     "Chain",
     "DevLedger",
     "Neuron",

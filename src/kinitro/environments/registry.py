@@ -23,16 +23,33 @@ def find(env_id: str) -> EnvironmentSpec:
     raise ConfigurationError(f"Unknown environment {env_id!r}.", advice=_advice(env_id, list(known)))
 
 
-def select(families: Sequence[str] = (), environments: Sequence[str] = ()) -> tuple[EnvironmentSpec, ...]:
-    """The union of whole families and single ids, each once, in order of ids; the default set when both are empty.
+def select(
+    families: Sequence[str] | None = None, environments: Sequence[str] | None = None
+) -> tuple[EnvironmentSpec, ...]:
+    """What a cycle evaluates, in order of ids: the union of families and single ids, each once.
 
-    Raises `ConfigurationError` for a family or id that does not exist.
+    A family stands for its default environments, or for all of them when it has no defaults; nothing chosen stands
+    for the default set. Raises `ConfigurationError` for a family or id that does not exist.
     """
     if not families and not environments:
         return tuple(spec for spec in catalogue() if spec.default)
-    _check_families(families)
-    named = {find(env_id).env_id for env_id in environments}
-    return tuple(spec for spec in catalogue() if spec.family in families or spec.env_id in named)
+    named = {find(env_id).env_id for env_id in environments or ()}
+    for family in families or ():
+        members = served_by([family])
+        named |= {spec.env_id for spec in members if spec.default} or {spec.env_id for spec in members}
+    return tuple(spec for spec in catalogue() if spec.env_id in named)
+
+
+def served_by(families: Sequence[str] | None = None) -> tuple[EnvironmentSpec, ...]:
+    """Every environment an executor of these families can run; of all families when none are named."""
+    known = sorted({spec.family for spec in catalogue()})
+    for family in families or ():
+        if family not in known:
+            raise ConfigurationError(
+                f"Unknown environment family {family!r}.",
+                advice=f"Families: {', '.join(known)}. See `kinitro env list`.",
+            )
+    return tuple(spec for spec in catalogue() if not families or spec.family in families)
 
 
 def build(spec: EnvironmentSpec, options: EnvironmentOptions) -> Environment:
@@ -47,16 +64,6 @@ def build(spec: EnvironmentSpec, options: EnvironmentOptions) -> Environment:
         "Callable[[EnvironmentSpec, EnvironmentOptions], Environment]", getattr(importlib.import_module(module), name)
     )
     return make(spec, options)
-
-
-def _check_families(families: Sequence[str]) -> None:
-    known = sorted({spec.family for spec in catalogue()})
-    for family in families:
-        if family not in known:
-            raise ConfigurationError(
-                f"Unknown environment family {family!r}.",
-                advice=f"Families: {', '.join(known)}. See `kinitro env list`.",
-            )
 
 
 def _advice(wrong: str, known: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from kinitro.schemas import RuleOut
 from kinitro.settings import SchedulerSettings
 from kinitro.storage import (
     CyclePlan,
+    MinerEntry,
     OpenCycle,
     Submission,
     add_active_time,
@@ -162,8 +163,8 @@ class Lifecycle:
         return OpenCycle(cycle_id, CycleStatus.PENDING, plan, 0.0)
 
     async def _with_places(
-        self, line: tuple[planning.MinerEntry, ...], submissions: dict[str, Submission]
-    ) -> tuple[planning.MinerEntry, ...]:
+        self, line: tuple[MinerEntry, ...], submissions: dict[str, Submission]
+    ) -> tuple[MinerEntry, ...]:
         evaluated = [submissions[miner.hotkey].id for miner in line if miner.state is MinerState.EVALUATED]
         return planning.with_places(line, await give_places(self._connection, evaluated))
 
@@ -227,7 +228,8 @@ class Lifecycle:
                 await expire_leases(self._connection, cycle.id)
                 await close_over_budget(self._connection, cycle.id)
                 if active_s > cycle.plan.timeout_s:
-                    await fail_remaining(self._connection, cycle.id, f"cycle timed out after {cycle.plan.timeout_s:.0f} s")
+                    reason = f"cycle timed out after {cycle.plan.timeout_s:.0f} s"
+                    await fail_remaining(self._connection, cycle.id, reason)
                 now = await progress(self._connection, cycle.id)
             if now.pending + now.assigned == 0:
                 return

@@ -63,15 +63,15 @@ def _score_rows(score: CycleScore, hotkeys: Mapping[int, str]) -> list[ScoreRow]
             uid=uid,
             hotkey=hotkeys[uid],
             env_id=env_id,
-            success_rate=rate,
-            mean_reward=score.mean_reward[uid][env_id],
-            episodes_completed=score.episodes_completed[uid][env_id],
-            episodes_failed=score.episodes_failed[uid][env_id],
-            wilson_low=score.intervals[uid][env_id][0],
-            wilson_high=score.intervals[uid][env_id][1],
+            success_rate=record.success_rate,
+            mean_reward=record.mean_reward,
+            episodes_completed=record.completed,
+            episodes_failed=record.failed,
+            wilson_low=record.low,
+            wilson_high=record.high,
         )
-        for uid, rates in score.success_rates.items()
-        for env_id, rate in rates.items()
+        for uid, records in score.records.items()
+        for env_id, record in records.items()
     ]
 
 

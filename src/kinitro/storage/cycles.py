@@ -323,7 +323,7 @@ async def add_active_time(connection: AsyncConnection, cycle_id: int, seconds: f
 async def lock_running(connection: AsyncConnection, cycle_id: int) -> bool:
     """Locks the cycle's row against submits; False when it is not running any more."""
     query = sa.select(t.cycles.c.status).where(t.cycles.c.id == cycle_id).with_for_update()
-    return (await connection.execute(query)).scalar_one() == CycleStatus.RUNNING
+    return bool((await connection.execute(query)).scalar_one() == CycleStatus.RUNNING)
 
 
 async def fail_cycle(connection: AsyncConnection, cycle_id: int, reason: str) -> None:

@@ -1,0 +1,96 @@
+"""What commands print for people: tables, in one style."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from kinitro.environments import EnvironmentSpec
+    from kinitro.scoring import CycleScore
+    from kinitro.storage.admin import DatabaseStatus
+
+
+def console() -> Console:
+    """Stdout, for tables."""
+    return Console(highlight=False)
+
+
+def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """One table; every cell by its text."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console().print(table)
+
+
+def database_table(status: "DatabaseStatus") -> None:
+    """`kinitro db status`."""
+    out = console()
+    out.print(f"Database  {status.url}")
+    if status.revision is None:
+        out.print("Schema    none yet. Next: kinitro db init")
+        return
+    out.print(
+        f"Schema    {status.revision}" + ("" if status.revision == status.head else f" (this version: {status.head})")
+    )
+    for label, cycle in (("Current", status.current_cycle), ("Last", status.last_cycle)):
+        if cycle is None:
+            out.print(f"{label:<9} no cycle")
+            continue
+        since = f"{cycle.started_at:%Y-%m-%d %H:%M} UTC"
+        out.print(f"{label:<9} cycle {cycle.id}, {cycle.status.value}, {cycle.n_miners} miners, since {since}")
+    if status.latest_weights:
+        shares = ", ".join(f"uid {uid}: {share:.1%}" for uid, share in status.latest_weights.weights.items())
+        out.print(f"Weights   of cycle {status.latest_weights.cycle_id}: {shares}")
+    else:
+        out.print("Weights   none published yet")
+    print_table(None, ("table", "rows"), status.counts.items())
+
+
+def environments_table(specs: "Sequence[EnvironmentSpec]") -> None:
+    """`kinitro env list`."""
+    print_table(
+        f"{len(specs)} environments; * is in the default set",
+        ("environment", "images", "cameras", "action channels"),
+        (
+            (
+                f"{spec.env_id}{' *' if spec.default else ''}",
+                "needed" if spec.needs_images else "optional",
+                ", ".join(spec.cameras),
+                ", ".join([f"{name} ({size})" for name, size in spec.continuous.items()] + list(spec.discrete)),
+            )
+            for spec in specs
+        ),
+    )
+
+
+def score_table(score: "CycleScore") -> None:
+    """`kinitro score`: rates with intervals, prizes, points and weights."""
+    records = [(uid, env_id, record) for uid, found in score.records.items() for env_id, record in found.items()]
+    print_table(
+        "Success rates (95 % Wilson interval)",
+        ("uid", "environment", "rate", "interval", "episodes", "not evaluated"),
+        (
+            (
+                uid,
+                env_id,
+                f"{record.success_rate:.1%}",
+                f"{record.low:.1%} - {record.high:.1%}",
+                record.completed,
+                record.failed,
+            )
+            for uid, env_id, record in records
+        ),
+    )
+    print_table(
+        "Prizes",
+        ("prize", "held by"),
+        ((prize, "nobody" if holder is None else f"uid {holder}") for prize, holder in score.prizes.items()),
+    )
+    print_table(
+        "Weights",
+        ("uid", "points", "weight"),
+        ((uid, score.points.get(uid, 0), f"{weight:.2%}") for uid, weight in score.weights.items()),
+    )

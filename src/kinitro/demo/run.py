@@ -1,0 +1,228 @@
+"""The demo from an empty directory to a leaderboard: ledger, miners, services, one cycle."""
+
+import asyncio
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from kinitro.backends import Backend, LaunchSpec, NetworkAccess, ProcessBackend, Role, Running
+from kinitro.chain import DEV_LEDGER_FILE, DevLedger, dev_signer, format_commitment
+from kinitro.client import KinitroClient
+from kinitro.demo.leaderboard import Outcome, show
+from kinitro.demo.miners import MINERS, DemoMiner, write_policy_folder
+from kinitro.deployments import SnapshotStore
+from kinitro.errors import ApiError, ApiUnreachable, InfrastructureError, KinitroError
+from kinitro.schemas import TaskStats, WeightsOut
+from kinitro.types import CycleStatus
+
+NETUID = 1
+ENVIRONMENTS = (
+    "metaworld/button-press-topdown-v3",
+    "metaworld/drawer-close-v3",
+    "metaworld/drawer-open-v3",
+    "metaworld/reach-v3",
+)
+MAX_TIMESTEPS = 250
+"""The bundled policies either succeed well within this or never."""
+API_READY_S = 60.0
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """`episodes` a miner and environment; `keep` leaves the services up after the first leaderboard."""
+
+    episodes: int = 10
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Services:
+    """The three processes, started as on a production machine."""
+
+    api: Running
+    scheduler: Running
+    executor: Running
+
+    async def check(self) -> None:
+        """Raises with the last lines of a service's log when it has ended."""
+        for name, running in (("api", self.api), ("scheduler", self.scheduler), ("executor", self.executor)):
+            code = await running.exit_code()
+            if code is not None:
+                raise InfrastructureError(
+                    f"The {name} ended with exit code {code}. Its last lines:\n{await running.logs(12)}",
+                    code="service_ended",
+                )
+
+
+async def run_demo(options: DemoOptions, console: Console) -> None:
+    """Runs the demo in a directory of its own, removed at the end with everything that was started."""
+    with tempfile.TemporaryDirectory(prefix="kinitro-demo-", ignore_cleanup_errors=True) as directory:
+        home = Path(directory)
+        key = secrets.token_urlsafe(24)
+        console.print(
+            f"[bold]Kinitro demo[/]: {len(MINERS)} miners, {len(ENVIRONMENTS)} MetaWorld environments in MuJoCo"
+        )
+        await enter_miners(home)
+        async with ProcessBackend() as backend:
+            await _initialise(backend, home)
+            async with _services(backend, home, key, options) as services:
+                await _evaluate(services, options, console)
+
+
+async def enter_miners(home: Path) -> None:
+    """Registers the bundled miners on the dev ledger and lets each commit its policy, in order.
+
+    Their snapshots go into the executor's snapshot cache, as if it had fetched them from a hub.
+    """
+    ledger = DevLedger(home / DEV_LEDGER_FILE)
+    store = SnapshotStore(home / "snapshots")
+    for miner in MINERS:
+        signer = dev_signer("demo", miner.name)
+        await ledger.register(NETUID, signer.ss58_address)
+        await ledger.commit(NETUID, await asyncio.to_thread(_upload, store, miner, home), signer)
+    await ledger.close()
+
+
+def _upload(store: SnapshotStore, miner: DemoMiner, home: Path) -> str:
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        folder = Path(scratch) / "policy"
+        write_policy_folder(miner, folder)
+        return format_commitment(store.add_local(folder, miner.repo))
+
+
+async def _initialise(backend: Backend, home: Path) -> None:
+    done = await _start(backend, home, "db-init", ("db", "init"))
+    while (code := await done.exit_code()) is None:  # noqa: ASYNC110 - another process ends it, not a task of ours
+        await asyncio.sleep(0.05)
+    if code != 0:
+        raise InfrastructureError(f"`kinitro db init` failed:\n{await done.logs(12)}", code="service_ended")
+    await done.stop()
+
+
+@asynccontextmanager
+async def _services(backend: Backend, home: Path, key: str, options: DemoOptions) -> AsyncIterator[Services]:
+    api = await _start(backend, home, "api", ("api", "--port", "{port}"), {"KINITRO_API_API_KEY": key})
+    scheduler = await _start(
+        backend,
+        home,
+        "scheduler",
+        (
+            *("scheduler", "--network", "dev", "--netuid", str(NETUID), "--eval-interval", "60"),
+            *("--episodes-per-env", str(options.episodes), "--environments", ",".join(ENVIRONMENTS)),
+        ),
+    )
+    executor = await _start(
+        backend,
+        home,
+        "executor",
+        ("executor", "--api-url", api.url, "--eval-mode", "process", "--poll-interval", "0.5", "--executor-id", "demo"),
+        {"KINITRO_EXECUTOR_API_KEY": key, "KINITRO_EXECUTOR_MAX_TIMESTEPS": str(MAX_TIMESTEPS)},
+    )
+    try:
+        yield Services(api, scheduler, executor)
+    finally:
+        # The executor first: it hands back what it has not finished. Then who it talks to.
+        for running in (executor, scheduler, api):
+            await running.stop(grace_s=5.0)
+
+
+async def _start(
+    backend: Backend, home: Path, name: str, arguments: tuple[str, ...], extra: Mapping[str, str] | None = None
+) -> Running:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KINITRO_")}
+    return await backend.launch(
+        LaunchSpec(
+            name=name,
+            role=Role.ENVIRONMENT,
+            command=(sys.executable, "-m", "kinitro", *arguments),
+            # Away from the user's directory, so that no `.env` of theirs takes part.
+            directory=home,
+            environment={**inherited, "KINITRO_HOME": str(home), **(extra or {})},
+            network=NetworkAccess.OPEN,
+        )
+    )
+
+
+async def _evaluate(services: Services, options: DemoOptions, console: Console) -> None:
+    async with KinitroClient(services.api.url) as client:
+        await _ready(client, services)
+        cycle_id = await _watch_cycle(client, services, console)
+        outcome = Outcome(await client.scores(cycle_id), await _weights(client), await client.miners())
+        show(console, outcome)
+        if options.keep:
+            await _stay(services, console)
+        else:
+            _say_how_to_go_on(console)
+
+
+async def _ready(client: KinitroClient, services: Services) -> None:
+    async with asyncio.timeout(API_READY_S):
+        while True:
+            await services.check()
+            try:
+                await client.health()
+                return
+            except (ApiError, ApiUnreachable):
+                await asyncio.sleep(0.1)
+
+
+async def _watch_cycle(client: KinitroClient, services: Services, console: Console) -> int:
+    """Shows progress until the first cycle is completed, and returns its id."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        shown = bar.add_task("planning", total=None)
+        while True:
+            await services.check()
+            latest = next(iter(await client.cycles(limit=1)), None)
+            if latest is not None and latest.status is CycleStatus.FAILED:
+                raise KinitroError(f"Cycle {latest.id} failed: {latest.failure_reason}.")
+            if latest is not None and latest.status is CycleStatus.COMPLETED:
+                return latest.id
+            stats = await client.stats()
+            bar.update(shown, description=_phase(stats), total=stats.total_tasks or None, completed=_closed(stats))
+            await asyncio.sleep(POLL_S)
+
+
+def _closed(stats: TaskStats) -> int:
+    return stats.completed_tasks + stats.failed_tasks
+
+
+def _phase(stats: TaskStats) -> str:
+    if not stats.total_tasks:
+        return "waiting for the block that decides the seeds"
+    return "episodes" if _closed(stats) < stats.total_tasks else "scoring"
+
+
+async def _weights(client: KinitroClient) -> WeightsOut | None:
+    try:
+        return await client.weights()
+    except ApiError as error:
+        if error.status_code == 404:
+            return None
+        raise
+
+
+async def _stay(services: Services, console: Console) -> None:
+    console.print(f"The services stay up; a new cycle starts every minute. The API: {services.api.url}/v1/status")
+    console.print("Press Ctrl-C to stop them.")
+    while True:
+        await services.check()
+        await asyncio.sleep(1.0)
+
+
+def _say_how_to_go_on(console: Console) -> None:
+    console.print("How to go on:")
+    console.print("  kinitro demo --keep            the same, with the services left up to look at")
+    console.print("  kinitro env list               the environments policies are evaluated in")
+    console.print(
+        "  docs/protocol.md               what a policy server must answer; docs/architecture.md how this works"
+    )
