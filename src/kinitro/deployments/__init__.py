@@ -1,1 +1,14 @@
-""""""
+"""From `(repo, revision)` to a policy server that answers: snapshots, and the servers made of them."""
+
+from kinitro.deployments.manager import Deployment, DeploymentManager, DeploymentSettings
+from kinitro.deployments.snapshots import Snapshot, SnapshotSource, SnapshotStore, tree_digest
+
+__all__ = [
+    "Deployment",
+    "DeploymentManager",
+    "DeploymentSettings",
+    "Snapshot",
+    "SnapshotSource",
+    "SnapshotStore",
+    "tree_digest",
+]

@@ -1,0 +1,343 @@
+"""Running policy servers, cached by `(repo, revision)`: when one is started, shared, replaced and stopped.
+
+A start that fails by the policy's fault is remembered for a while and told to everyone who asks: the same files on
+the same machine give the same verdict, and a broken policy must not cost a warm-up for each of its episodes.
+Failures of ours are never remembered.
+"""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
+from kinitro.deployments.snapshots import Snapshot, SnapshotStore
+from kinitro.errors import PolicyError
+from kinitro.logs import get_logger
+from kinitro.policy.client import PolicyClient
+from kinitro.policy.messages import PolicyHealth
+from kinitro.types import PolicyRef
+
+_log = get_logger("deployments")
+_LOG_LINES = 15
+_NOT_READY_ADVICE = (
+    "Check that the policy's server.py starts (`kinitro miner serve PATH`), that the HuggingFace token is valid, "
+    "or raise --miner-deployment-warmup-timeout."
+)
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class DeploymentSettings:
+    """How policy servers are started and kept. `capacity` bounds those that exist at once, in use or not."""
+
+    ttl_s: float = 600.0
+    warmup_timeout_s: float = 300.0
+    failure_memory_s: float = 600.0
+    capacity: int = 4
+    limits: Limits = field(default_factory=Limits)
+    python: str = sys.executable
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A policy server that was healthy when it was handed out."""
+
+    ref: PolicyRef
+    url: str
+    identity: str
+    tree_digest: str
+    health: PolicyHealth
+    running: Running
+
+
+@dataclass(eq=False)
+class _Entry:
+    """One deployment from its start to its end. `users` counts the leases out on it."""
+
+    ref: PolicyRef
+    start: "asyncio.Task[Deployment]"
+    users: int = 0
+    last_used: float = 0.0
+
+    @property
+    def deployment(self) -> Deployment | None:
+        """None until it is ready."""
+        done = self.start.done() and not self.start.cancelled() and self.start.exception() is None
+        return self.start.result() if done else None
+
+    @property
+    def slots(self) -> int:
+        """How many episodes may run on it at once; one while it starts."""
+        return self.deployment.health.max_concurrent_episodes if self.deployment else 1
+
+
+class DeploymentManager:
+    """Hands out leases on policy servers. An async context manager: leaving it stops every server.
+
+    Everything here runs on one event loop; between two awaits its state is consistent.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: SnapshotStore,
+        settings: DeploymentSettings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._backend = backend
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._entries: dict[Key, _Entry] = {}
+        self._failures: dict[Key, tuple[float, PolicyError]] = {}
+        self._room = asyncio.Semaphore(settings.capacity)
+        self._changed = asyncio.Condition()
+        self._endings: set[asyncio.Task[None]] = set()
+        self._reaper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._reaper = asyncio.create_task(self._reap())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def has_slot(self, ref: PolicyRef) -> bool:
+        """Whether an episode of this policy would start now rather than wait for another one's end."""
+        entry = self._entries.get(_key(ref))
+        return entry is None or entry.users < entry.slots
+
+    @asynccontextmanager
+    async def lease(self, ref: PolicyRef, miner_uid: int) -> AsyncIterator[Deployment]:
+        """One episode's use of the policy's server, started if needed; waits while all its slots are taken.
+
+        A block that ends by an exception, or after `retire`, leaves no later lease on the same server: a retry gets
+        a fresh one.
+
+        Raises:
+            PolicyError: snapshot faults; `died_at_start`; `not_ready`, beginning "Miner deployment not ready".
+            InfrastructureError: the hub, the disk or the backend failed.
+        """
+        entry, deployment = await self._acquire(ref, miner_uid)
+        try:
+            yield deployment
+        except BaseException:
+            self._forget(entry)
+            raise
+        finally:
+            entry.users -= 1
+            entry.last_used = self._clock()
+            self._end_if_unused(entry)
+            await self._notify()
+
+    async def verify(self, deployment: Deployment) -> None:
+        """Raises `PolicyError` (`died`) when the server has ended or was replaced since it was handed out."""
+        code = await deployment.running.exit_code()
+        if code is None and deployment.running.identity == deployment.identity:
+            return
+        self.retire(deployment)
+        logs = await deployment.running.logs(_LOG_LINES)
+        raise PolicyError(f"The policy's server ended with exit code {code}. Its last output:\n{logs}", code="died")
+
+    def retire(self, deployment: Deployment) -> None:
+        """Gives no further lease on this server; it ends when its present leases do."""
+        entry = self._entries.get(_key(deployment.ref))
+        if entry is not None and entry.deployment is deployment:
+            self._forget(entry)
+
+    async def close(self) -> None:
+        """Stops every server. Safe to call twice."""
+        if self._reaper is not None:
+            self._reaper.cancel()
+            await asyncio.gather(self._reaper, return_exceptions=True)
+        for entry in list(self._entries.values()):
+            entry.start.cancel()
+            await asyncio.gather(entry.start, return_exceptions=True)
+            self._forget(entry)
+            self._begin_end(entry)
+        await asyncio.gather(*self._endings)
+
+    async def _acquire(self, ref: PolicyRef, miner_uid: int) -> tuple[_Entry, Deployment]:
+        while True:
+            self._raise_remembered(ref)
+            entry = await self._living_entry(ref)
+            if entry is None:
+                return await self._take(self._new_entry(ref, miner_uid))
+            if entry.deployment is None:
+                # Everyone who asks meanwhile waits for the one start, and hears of its failure.
+                await asyncio.shield(entry.start)
+            elif entry.users < entry.slots:
+                _log.info("deployment_cache_hit", repo=ref.repo, revision=ref.revision)
+                return await self._take(entry)
+            else:
+                await self._wait_for_change()
+
+    async def _take(self, entry: _Entry) -> tuple[_Entry, Deployment]:
+        """Counts a user before waiting, so that nobody evicts what was started for it."""
+        entry.users += 1
+        try:
+            # One who gives up must not stop the start for the others.
+            return entry, await asyncio.shield(entry.start)
+        except BaseException:
+            entry.users -= 1
+            await self._notify()
+            raise
+
+    async def _living_entry(self, ref: PolicyRef) -> _Entry | None:
+        entry = self._entries.get(_key(ref))
+        if entry is None or entry.deployment is None:
+            return entry
+        if await entry.deployment.running.exit_code() is None:
+            # It may have been retired during the await.
+            return self._entries.get(_key(ref))
+        self._forget(entry)
+        self._end_if_unused(entry)
+        return self._entries.get(_key(ref))
+
+    def _raise_remembered(self, ref: PolicyRef) -> None:
+        until, error = self._failures.get(_key(ref), (0.0, None))
+        if error is not None and self._clock() < until:
+            raise PolicyError(error.message, code=error.code, advice=error.advice) from error
+
+    def _new_entry(self, ref: PolicyRef, miner_uid: int) -> _Entry:
+        entry = _Entry(ref, asyncio.create_task(self._start(ref, miner_uid)), last_used=self._clock())
+        entry.start.add_done_callback(lambda _: self._on_started(entry))
+        self._entries[_key(ref)] = entry
+        return entry
+
+    def _on_started(self, entry: _Entry) -> None:
+        """A failed start leaves nothing behind but its verdict."""
+        if entry.deployment is not None:
+            return
+        self._forget(entry)
+        if entry.start.cancelled():
+            return
+        error = entry.start.exception()
+        if isinstance(error, PolicyError):
+            self._failures[_key(entry.ref)] = (self._clock() + self._settings.failure_memory_s, error)
+
+    async def _start(self, ref: PolicyRef, miner_uid: int) -> Deployment:
+        await self._make_room()
+        running: Running | None = None
+        try:
+            snapshot = await self._store.obtain(ref)
+            running = await self._backend.launch(self._spec(ref, snapshot))
+            health = await until_ready(running, self._settings.warmup_timeout_s)
+        except BaseException:
+            if running is not None:
+                await asyncio.shield(running.stop(0.0))
+            self._room.release()
+            await self._notify()
+            raise
+        _log.info("miner_deployment_created", miner_uid=miner_uid, repo=ref.repo, url=running.url)
+        await self._notify()
+        return Deployment(ref, running.url, running.identity, snapshot.tree_digest, health, running)
+
+    def _spec(self, ref: PolicyRef, snapshot: Snapshot) -> LaunchSpec:
+        return LaunchSpec(
+            name=f"The policy {ref.repo}",
+            role=Role.POLICY,
+            command=(self._settings.python, "server.py", "--host", "{host}", "--port", "{port}"),
+            directory=snapshot.path,
+            limits=self._settings.limits,
+            labels={"repo": ref.repo, "revision": ref.revision},
+        )
+
+    async def _make_room(self) -> None:
+        """Waits until one more server may exist; the one unused for longest makes way."""
+        while self._room.locked():
+            idle = [entry for entry in self._entries.values() if entry.users == 0 and entry.deployment is not None]
+            if idle:
+                self._forget(oldest := min(idle, key=lambda entry: entry.last_used))
+                await self._begin_end(oldest)
+            else:
+                await self._wait_for_change()
+        await self._room.acquire()
+
+    def _forget(self, entry: _Entry) -> None:
+        if self._entries.get(_key(entry.ref)) is entry:
+            del self._entries[_key(entry.ref)]
+
+    def _end_if_unused(self, entry: _Entry) -> None:
+        if entry.users == 0 and self._entries.get(_key(entry.ref)) is not entry and entry.deployment is not None:
+            self._begin_end(entry)
+
+    def _begin_end(self, entry: _Entry) -> "asyncio.Task[None]":
+        ending = asyncio.create_task(self._end(entry))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        return ending
+
+    async def _end(self, entry: _Entry) -> None:
+        if entry.deployment is None:
+            return
+        try:
+            await entry.deployment.running.stop()
+        finally:
+            self._room.release()
+            await self._notify()
+
+    async def _reap(self) -> None:
+        """Ends what nobody has used for its time to live, and what died by itself."""
+        while True:
+            await asyncio.sleep(max(0.05, min(self._settings.ttl_s / 4, 5.0)))
+            now = self._clock()
+            for entry in list(self._entries.values()):
+                if entry.users == 0 and entry.deployment is not None and now - entry.last_used >= self._settings.ttl_s:
+                    self._forget(entry)
+                    self._begin_end(entry)
+            self._failures = {key: value for key, value in self._failures.items() if now < value[0]}
+
+    async def _wait_for_change(self) -> None:
+        async with self._changed:
+            with contextlib.suppress(TimeoutError):
+                # A deadline, so that a server that died unseen is looked at again.
+                await asyncio.wait_for(self._changed.wait(), 1.0)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+async def until_ready(running: Running, timeout_s: float) -> PolicyHealth:
+    """Waits for the server's first healthy answer with its model loaded.
+
+    Raises `PolicyError`: `died_at_start` as soon as the process ends, `not_ready` after `timeout_s`.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout_s
+    pause, reason = 0.02, "no answer to GET /health"
+    async with PolicyClient(running.url) as client:
+        while (left := end - loop.time()) > 0:
+            if (code := await running.exit_code()) is not None:
+                raise PolicyError(
+                    f"The policy's server ended at its start with exit code {code}. Its last output:\n"
+                    f"{await running.logs(_LOG_LINES)}",
+                    code="died_at_start",
+                    advice="Run it as we do: `kinitro miner serve PATH`.",
+                )
+            try:
+                health = await client.health(min(left, 5.0))
+                if health.model_loaded:
+                    return health
+                reason = "GET /health says that the model is not loaded"
+            except PolicyError as error:
+                reason = error.message
+            await asyncio.sleep(min(pause, max(0.0, end - loop.time())))
+            pause = min(pause * 1.5, 1.0)
+    raise PolicyError(
+        f"Miner deployment not ready after {timeout_s:g} s: {reason} Its last output:\n"
+        f"{await running.logs(_LOG_LINES)}",
+        code="not_ready",
+        advice=_NOT_READY_ADVICE,
+    )
+
+
+def _key(ref: PolicyRef) -> Key:
+    return ref.repo.lower(), ref.revision

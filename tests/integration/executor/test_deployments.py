@@ -1,0 +1,246 @@
+# ruff: noqa: ASYNC110 - it polls real processes
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import structlog
+
+from kinitro.backends.process import ProcessBackend
+from kinitro.deployments import DeploymentManager, DeploymentSettings, SnapshotStore
+from kinitro.errors import InfrastructureError, PolicyError
+from kinitro.types import PolicyRef
+
+UID = 7
+NeverFirst = "import os; HEALTH['model_loaded'] = False"
+
+
+@pytest.fixture
+def events() -> Iterator[list]:
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+@pytest.fixture
+async def make_manager(
+    backend: ProcessBackend, store: SnapshotStore
+) -> AsyncIterator[Callable[..., DeploymentManager]]:
+    async with AsyncExitStack() as stack:
+        managers = []
+
+        def make(**settings) -> DeploymentManager:
+            manager = DeploymentManager(backend, store, DeploymentSettings(**{"warmup_timeout_s": 20.0} | settings))
+            managers.append(manager)
+            manager._reaper = asyncio.create_task(manager._reap())
+            stack.push_async_callback(manager.close)
+            return manager
+
+        yield make
+
+
+def started(events: list) -> list:
+    return [event for event in events if event["event"] == "miner_deployment_created"]
+
+
+async def test_ten_that_ask_at_once_share_one_start(make_manager, add_policy, events) -> None:
+    manager = make_manager()
+    ref = add_policy("HEALTH['max_concurrent_episodes'] = 10\ntime.sleep(0.3)")
+
+    async def use() -> str:
+        async with manager.lease(ref, UID) as deployment:
+            await asyncio.sleep(0.05)
+            return deployment.url
+
+    assert len(set(await asyncio.gather(*(use() for _ in range(10))))) == 1
+    assert [(event["miner_uid"], event["repo"]) for event in started(events)] == [(UID, ref.repo)]
+    assert sum(event["event"] == "deployment_cache_hit" for event in events) == 9
+
+
+async def test_repo_names_that_differ_in_case_share_one_server(make_manager, add_policy, events) -> None:
+    manager = make_manager()
+    ref = add_policy()
+    for repo in (ref.repo, ref.repo.upper()):
+        async with manager.lease(PolicyRef(repo, ref.revision), UID):
+            pass
+    assert len(started(events)) == 1
+
+
+async def test_never_more_episodes_at_once_than_the_policy_takes(make_manager, add_policy) -> None:
+    manager = make_manager()
+    ref = add_policy("HEALTH['max_concurrent_episodes'] = 2")
+    now = most = 0
+
+    async def use() -> None:
+        nonlocal now, most
+        async with manager.lease(ref, UID):
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.03)
+            now -= 1
+
+    await asyncio.gather(*(use() for _ in range(7)))
+    assert most == 2
+
+
+async def test_an_unused_server_ends_after_its_time_and_the_next_lease_starts_another(
+    make_manager, add_policy, events
+) -> None:
+    manager = make_manager(ttl_s=0.2)
+    ref = add_policy()
+    async with manager.lease(ref, UID) as first:
+        await asyncio.sleep(0.5)
+        assert await first.running.exit_code() is None, "one in use is never ended"
+    async with asyncio.timeout(5):
+        while await first.running.exit_code() is None:
+            await asyncio.sleep(0.02)
+    async with manager.lease(ref, UID) as second:
+        assert second.identity != first.identity
+    assert len(started(events)) == 2
+
+
+async def test_at_capacity_the_one_unused_for_longest_makes_way(make_manager, add_policy) -> None:
+    manager = make_manager(capacity=2)
+    refs = [add_policy(name=f"p{number}") for number in range(3)]
+    runs = []
+    for ref in refs:
+        async with manager.lease(ref, UID) as deployment:
+            runs.append(deployment.running)
+    assert [await run.exit_code() is None for run in runs] == [False, True, True]
+
+
+async def test_at_capacity_with_all_in_use_the_next_waits(make_manager, add_policy) -> None:
+    manager = make_manager(capacity=1)
+    first, second = add_policy(name="first"), add_policy(name="second")
+
+    async def use_second() -> float:
+        async with manager.lease(second, UID):
+            return time.monotonic()
+
+    async with manager.lease(first, UID):
+        waiting = asyncio.create_task(use_second())
+        await asyncio.sleep(0.5)
+        left = time.monotonic()
+    assert await waiting > left
+
+
+async def test_a_crash_at_import_is_reported_at_once_with_its_last_lines_to_all_and_remembered(
+    make_manager, add_policy, events
+) -> None:
+    manager = make_manager()
+    ref = add_policy("raise RuntimeError('weights are missing')")
+
+    async def use() -> PolicyError:
+        with pytest.raises(PolicyError) as caught:
+            async with manager.lease(ref, UID):
+                pass
+        return caught.value
+
+    began = time.monotonic()
+    errors = await asyncio.gather(*(use() for _ in range(10)))
+    assert time.monotonic() - began < 5
+    assert {error.code for error in errors} == {"died_at_start"}
+    assert all("weights are missing" in error.message for error in errors)
+    began = time.monotonic()
+    assert "weights are missing" in (await use()).message
+    assert time.monotonic() - began < 0.05
+    assert not started(events)
+
+
+async def test_a_server_that_never_gets_healthy_is_not_ready(make_manager, add_policy) -> None:
+    manager = make_manager(warmup_timeout_s=0.5)
+    ref = add_policy("HEALTH['model_loaded'] = False")
+    with pytest.raises(PolicyError, match=r"^Miner deployment not ready") as caught:
+        async with manager.lease(ref, UID):
+            pass
+    assert caught.value.code == "not_ready"
+    assert "--miner-deployment-warmup-timeout" in str(caught.value)
+
+
+async def test_a_missing_snapshot_without_a_hub_is_ours_and_is_not_remembered(make_manager, add_policy) -> None:
+    manager = make_manager()
+    ref = PolicyRef("tests/policy", "0" * 40)
+    for _ in range(2):
+        with pytest.raises(InfrastructureError, match="no hub is set up"):
+            async with manager.lease(ref, UID):
+                pass
+
+
+async def test_a_server_that_died_is_the_policys_fault_and_the_next_lease_gets_a_new_one(
+    make_manager, add_policy
+) -> None:
+    manager = make_manager()
+    ref = add_policy()
+    async with manager.lease(ref, UID) as first:
+        await manager.verify(first)
+        os.kill(int(first.identity.split("@")[0]), signal.SIGKILL)
+        async with asyncio.timeout(5):
+            while await first.running.exit_code() is None:
+                await asyncio.sleep(0.01)
+        with pytest.raises(PolicyError, match="exit code -9") as caught:
+            await manager.verify(first)
+        assert caught.value.code == "died"
+    async with manager.lease(ref, UID) as second:
+        assert second.identity != first.identity
+        await manager.verify(second)
+
+
+async def test_after_a_fault_the_retry_gets_a_fresh_server(make_manager, add_policy) -> None:
+    manager = make_manager()
+    ref = add_policy()
+    with pytest.raises(InfrastructureError):
+        async with manager.lease(ref, UID) as first:
+            raise InfrastructureError("the simulator failed", code="environment")
+    async with manager.lease(ref, UID) as second:
+        assert second.identity != first.identity
+    async with manager.lease(ref, UID) as third:
+        assert third.identity == second.identity
+
+
+async def test_one_who_gives_up_does_not_stop_the_start_for_others(make_manager, add_policy, events) -> None:
+    manager = make_manager()
+    ref = add_policy("time.sleep(0.3)")
+
+    async def use() -> None:
+        async with manager.lease(ref, UID):
+            pass
+
+    hasty, patient = asyncio.create_task(use()), asyncio.create_task(use())
+    await asyncio.sleep(0.1)
+    hasty.cancel()
+    await patient
+    assert len(started(events)) == 1
+
+
+async def test_closing_ends_servers_in_use_and_those_still_starting(
+    make_manager, add_policy, backend: ProcessBackend
+) -> None:
+    manager = make_manager()
+    slow = add_policy("time.sleep(60)", name="slow")
+
+    async def use() -> None:
+        async with manager.lease(slow, UID):
+            pass
+
+    starting = asyncio.create_task(use())
+    async with manager.lease(add_policy(name="quick"), UID) as quick:
+        pass
+    await manager.close()
+    assert await quick.running.exit_code() is not None
+    assert isinstance((await asyncio.gather(starting, return_exceptions=True))[0], BaseException)
+    assert not backend._running
+
+
+async def test_the_tree_digest_is_that_of_the_files(make_manager, add_policy, store: SnapshotStore) -> None:
+    manager = make_manager()
+    ref = add_policy()
+    async with manager.lease(ref, UID) as deployment:
+        assert deployment.tree_digest == (await store.obtain(ref)).tree_digest
+        assert Path(await _directory(deployment)) == (await store.obtain(ref)).path
+
+
+async def _directory(deployment) -> str:
+    return os.readlink(f"/proc/{deployment.identity.split('@')[0]}/cwd")
