@@ -6,14 +6,23 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kinitro.environments.base import Environment, EnvironmentOptions, EnvironmentSpec, EpisodeFacts, Step
-from kinitro.environments.metaworld import randomisation, tasks
+from kinitro.environments.base import (
+    Environment,
+    EnvironmentOptions,
+    EnvironmentSpec,
+    EpisodeFacts,
+    RenderProfile,
+    Step,
+)
+from kinitro.environments.metaworld import cameras, randomisation, tasks
+from kinitro.environments.metaworld.rendering import Renderer
 from kinitro.environments.metaworld.simulator import Simulator
-from kinitro.policy.messages import Action, Observation
+from kinitro.policy.messages import Action, Image, Observation
 
 Vector = NDArray[np.float64]
 
 _OPEN: Final = 0.0
+_PICTURE_SIZE: Final = 336
 _STILL: Final = np.zeros(6)
 
 
@@ -24,6 +33,10 @@ class MetaWorldEnvironment(Environment):
         self.spec = replace(spec, version=tasks.version(options))
         self._options = options
         self._simulator = Simulator(spec.task_name)
+        size = tasks.IMAGE_SIZE
+        self._renderer = Renderer(self._simulator.model, size, options.render_profile) if options.images else None
+        self._picture_renderer: Renderer | None = None
+        self._intrinsics = {name: cameras.intrinsics(self._simulator.model, name, size) for name in spec.cameras}
         self._facts = EpisodeFacts()
         self._gripper = _OPEN
 
@@ -43,7 +56,7 @@ class MetaWorldEnvironment(Environment):
         """
         native = self._simulator.step(self.native_action(action))
         if self._simulator.diverged() or not np.isfinite(native.reward):
-            return Step(self._observe(), 0.0, success=False, failed="The simulation diverged.")
+            return Step(self._observe(), 0.0, success=False, failed="a position, velocity or acceleration overflowed")
         return Step(self._observe(), native.reward, success=native.success)
 
     def native_action(self, action: Action) -> Vector:
@@ -61,12 +74,33 @@ class MetaWorldEnvironment(Environment):
         """Goal and object positions (metres), randomisation level and factors."""
         return self._facts
 
+    def picture(self, camera: str) -> Image:
+        """One camera at full quality, 336x336 pixels, for people. Draws nothing until it is first called."""
+        if self._picture_renderer is None:
+            self._picture_renderer = Renderer(self._simulator.model, _PICTURE_SIZE, RenderProfile.FULL)
+        self._simulator.place_markers()
+        return self._picture_renderer.draw(self._simulator.data, cameras.slot(camera))
+
     def close(self) -> None:
-        """Frees the simulator."""
+        """Frees the simulator and the rendering contexts."""
+        for renderer in (self._renderer, self._picture_renderer):
+            if renderer is not None:
+                renderer.close()
         self._simulator.close()
 
     def _observe(self) -> Observation:
-        return Observation(proprio=self._simulator.proprioception(), extra={"instruction": self.spec.instruction})
+        proprio, extra = self._simulator.proprioception(), {"instruction": self.spec.instruction}
+        if self._renderer is None:
+            return Observation(proprio=proprio, extra=extra)
+        data = self._simulator.data
+        self._simulator.place_markers()
+        return Observation(
+            proprio=proprio,
+            rgb={name: self._renderer.draw(data, cameras.slot(name)) for name in self.spec.cameras},
+            cam_intrinsics=self._intrinsics,
+            cam_extrinsics={name: cameras.extrinsics(data, name) for name in self.spec.cameras},
+            extra=extra,
+        )
 
     def _gather_facts(self, drawn: randomisation.Draw | None) -> EpisodeFacts:
         values: dict[str, float | str] = {"randomisation": self._options.randomisation.value}

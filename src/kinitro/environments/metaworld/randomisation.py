@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinitro.environments.base import Randomisation
+from kinitro.environments.metaworld.cameras import slot
 from kinitro.environments.metaworld.tasks import CAMERAS
 
 Vector = NDArray[np.float64]
@@ -79,7 +80,7 @@ def _apply_light(drawn: Draw, model: Any) -> None:
 
 def _apply_cameras(drawn: Draw, model: Any) -> None:
     for row, name in enumerate(CAMERAS):
-        camera = model.camera(name)
+        camera = model.camera(slot(name))
         camera.pos[:] += drawn.camera_shift_m[row]
         turned = np.empty(4)
         turn = np.array([1.0, *(drawn.camera_turn_rad[row] / 2.0)])

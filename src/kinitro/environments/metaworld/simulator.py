@@ -10,6 +10,7 @@ import numpy as np
 from metaworld.env_dict import ENV_CLS_MAP
 from numpy.typing import NDArray
 
+from kinitro.environments.metaworld import cameras
 from kinitro.environments.metaworld.randomisation import Draw, apply
 from kinitro.errors import EnvironmentFault
 
@@ -51,9 +52,11 @@ class Simulator:
         self._native._partially_observable = False  # noqa: SLF001 - the experts read the goal; policies see none of it
         vars(self._native).pop("sawyer_observation_space", None)  # cached with the goal's bounds at zero
         self._native.max_path_length = _UNLIMITED_STEPS  # the episode loop counts the steps
+        cameras.place(self._native.model)
         self._attributes = _own_attributes(self._native)
         self._nominal = _written_arrays(self._native.model)
         self._hand = self.model.body("hand").id
+        self._goal_site = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_SITE, "goal")
         self._fingers = [self.model.body(name).id for name in _FINGERS]
         self._arm_qpos = np.array([self.model.joint(name).qposadr[0] for name in _ARM_JOINTS])
         self._arm_qvel = np.array([self.model.joint(name).dofadr[0] for name in _ARM_JOINTS])
@@ -78,10 +81,12 @@ class Simulator:
         """Where the task's objects are, metres (3 or 6)."""
         return np.array(self._native._get_pos_objects(), dtype=np.float64)  # noqa: SLF001 - no public name
 
-    def goal_sites(self) -> list[tuple[int, Vector]]:
-        """Markers that MetaWorld moves about while it runs: site index and position, metres."""
-        native = self._native
-        return [(native.model.site(name).id, np.array(at)) for name, at in native._target_site_config]  # noqa: SLF001
+    def place_markers(self) -> None:
+        """Puts the goal's markers where the goal is, for the next picture; stepping moves them back."""
+        for name, position in self._native._target_site_config:  # noqa: SLF001 - no public name
+            self.data.site(name).xpos[:] = position
+        if self._goal_site >= 0:
+            self.data.site_xpos[self._goal_site] = self.target
 
     def reset(self, seed: int, drawn: Draw | None) -> Vector:
         """Starts the episode of this seed and returns MetaWorld's privileged observation (39), for experts only."""

@@ -7,7 +7,7 @@ from typing import Final
 from kinitro.environments.base import EnvironmentOptions, EnvironmentSpec
 
 FAMILY: Final = "metaworld"
-CAMERAS: Final = ("corner2", "topview")
+CAMERAS: Final = ("corner", "front")
 IMAGE_SIZE: Final = 84
 """Height and width, pixels."""
 PROPRIO: Final[Mapping[str, int]] = MappingProxyType(
