@@ -29,7 +29,7 @@ def build_app(database: Database, settings: ApiSettings) -> FastAPI:
     )
     app.include_router(system_router(database, pool, metrics))
     app.include_router(tasks_router(pool))
-    app.include_router(public_router(database))
+    app.include_router(public_router(database, pool))
     install(app)
     app.add_middleware(Gate, rule=AccessRule(settings.api_key, settings.no_auth), metrics=metrics)
     return app

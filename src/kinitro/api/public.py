@@ -6,22 +6,35 @@ from fastapi import APIRouter, Path, Query, Response
 
 from kinitro.api.exports import ExportFiles
 from kinitro.api.problems import INVALID, NOT_FOUND, STILL_OPEN, UNAVAILABLE, not_found, still_open
-from kinitro.schemas import CycleExport, CycleOut, EnvironmentOut, MinerOut, Name, ScoresOut, SystemStatus, WeightsOut
+from kinitro.schemas import (
+    CycleExport,
+    CycleOut,
+    EnvironmentOut,
+    MinerOut,
+    Name,
+    ScoresOut,
+    SystemStatus,
+    TaskStats,
+    WeightsOut,
+)
 from kinitro.storage import reads
 from kinitro.storage.database import Database
+from kinitro.storage.task_pool import TaskPool
 from kinitro.types import CycleStatus
 
 CycleId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Block = Annotated[int, Path(ge=0, le=2**63 - 1)]
+CycleFilter = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="Default: the open cycle, else the latest.")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 _OPEN = (CycleStatus.PENDING, CycleStatus.RUNNING)
 
 
-def public_router(database: Database) -> APIRouter:
+def public_router(database: Database, pool: TaskPool) -> APIRouter:
     """Every read-only route but those on the API itself."""
     router = APIRouter(prefix="/v1", responses=UNAVAILABLE)
     _add_overview(router, database)
+    _add_stats(router, pool)
     _add_scores(router, database)
     _add_weights(router, database)
     _add_cycles(router, database)
@@ -58,6 +71,13 @@ def _add_overview(router: APIRouter, database: Database) -> None:
         """The environments of the latest cycle, with the average success in the last completed one."""
         async with database.connect() as connection:
             return await reads.list_environments(connection)
+
+
+def _add_stats(router: APIRouter, pool: TaskPool) -> None:
+    @router.get("/tasks/stats", tags=["overview"], responses=INVALID)
+    async def stats(cycle_id: CycleFilter = None) -> TaskStats:
+        """Counts of tasks by status, and the executors seen lately."""
+        return await pool.stats(cycle_id)
 
 
 def _add_scores(router: APIRouter, database: Database) -> None:

@@ -1,8 +1,6 @@
 """The executors' routes: lease, renew, give back, report."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Security
+from fastapi import APIRouter, Security
 from fastapi.security import HTTPBearer
 
 from kinitro.api.problems import GUARDED, INVALID, UNAVAILABLE
@@ -14,42 +12,37 @@ from kinitro.schemas import (
     ReleaseResponse,
     SubmitRequest,
     SubmitResponse,
-    TaskStats,
 )
 from kinitro.storage.task_pool import TaskPool
-
-CycleFilter = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="Default: the open cycle, else the latest.")]
 
 
 def tasks_router(pool: TaskPool) -> APIRouter:
     """Routes over one task pool. The gate in front decides who may post; the bearer scheme here documents it."""
-    router = APIRouter(prefix="/v1/tasks", tags=["tasks"], responses=INVALID | UNAVAILABLE)
-    guarded = APIRouter(responses=GUARDED, dependencies=[Security(HTTPBearer(auto_error=False))])
+    router = APIRouter(
+        prefix="/v1/tasks",
+        tags=["tasks"],
+        responses=INVALID | UNAVAILABLE | GUARDED,
+        dependencies=[Security(HTTPBearer(auto_error=False))],
+    )
 
-    @guarded.post("/fetch")
+    @router.post("/fetch")
     async def fetch(request: FetchRequest) -> FetchResponse:
         """Leases up to `batch_size` tasks to this executor. None free is an empty list, not an error."""
         return await pool.fetch(request.executor_id, request.batch_size, request.env_ids)
 
-    @guarded.post("/heartbeat")
+    @router.post("/heartbeat")
     async def heartbeat(request: LeasesRequest) -> HeartbeatResponse:
         """Extends leases and marks the started ones. Stop working on those that are `lost`."""
         return await pool.heartbeat(request.executor_id, request.leases)
 
-    @guarded.post("/release")
+    @router.post("/release")
     async def release(request: LeasesRequest) -> ReleaseResponse:
         """Gives tasks back. One that was not started counts no attempt."""
         return await pool.release(request.executor_id, request.leases)
 
-    @guarded.post("/submit")
+    @router.post("/submit")
     async def submit(request: SubmitRequest) -> SubmitResponse:
         """Reports episodes. Sending the same report again is safe: it is accepted again and counted once."""
         return await pool.submit(request.executor_id, request.results)
 
-    @router.get("/stats")
-    async def stats(cycle_id: CycleFilter = None) -> TaskStats:
-        """Counts of tasks by status, and the executors seen lately."""
-        return await pool.stats(cycle_id)
-
-    router.include_router(guarded)
     return router
