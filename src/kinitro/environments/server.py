@@ -121,7 +121,7 @@ class EvaluationService:
 
     def admit(self, secret: object) -> None:
         """Refuses a caller without the secret."""
-        if not isinstance(secret, str) or not hmac.compare_digest(secret.encode(), self._secret):
+        if not isinstance(secret, str) or not hmac.compare_digest(secret.encode(errors="surrogatepass"), self._secret):
             raise RefusedError(f"The secret is missing or wrong: it is the value of {SECRET_VARIABLE}.", 403)
 
     async def evaluate(self, request: EvaluateRequest) -> EvaluateReply:

@@ -54,6 +54,10 @@ class BadRequestError(Exception):
         self.status = status
 
 
+class PolicyFailedError(Exception):
+    """The policy's own code raised, or returned something that is no action: answered with 500."""
+
+
 @dataclass
 class _Turn:
     """One waiting `act`: what it needs, and where its action goes."""
@@ -98,7 +102,9 @@ class PolicyService:
         if not isinstance(task, dict) or not isinstance(task.get("seed"), int):
             raise BadRequestError("'task_config' must be an object with an integer 'seed'")
         loop = asyncio.get_running_loop()
-        state = await loop.run_in_executor(self._worker, self._policy.reset, task, task["seed"])
+        state = await loop.run_in_executor(self._worker, _attempt, self._policy.reset, task, task["seed"])
+        if isinstance(state, PolicyFailedError):
+            raise state
         episode_id = uuid.uuid4().hex
         self._states[episode_id] = state
         while len(self._states) > self._kept_episodes:
@@ -113,14 +119,14 @@ class PolicyService:
         self._waiting.append(turn)
         if self._round is None or self._round.done():
             self._round = asyncio.create_task(self._serve_waiting())
-        return {"action": action_document(await turn.answer)}
+        return {"action": await turn.answer}
 
     def _state_of(self, episode_id: Any) -> Any:
         if not self._states:
             raise BadRequestError("no episode is running: call /reset first", 409)
         if episode_id is None:
             return next(reversed(self._states.values()))
-        if episode_id not in self._states:
+        if not isinstance(episode_id, str) or episode_id not in self._states:
             raise BadRequestError(f"unknown episode_id {str(episode_id)[:80]!r}: call /reset first", 404)
         self._states.move_to_end(episode_id)
         return self._states[episode_id]
@@ -133,27 +139,34 @@ class PolicyService:
             for turn, answer in zip(turns, answers, strict=True):
                 if turn.answer.cancelled():
                     continue
-                if isinstance(answer, Exception):
+                if isinstance(answer, PolicyFailedError):
                     turn.answer.set_exception(answer)
                 else:
                     turn.answer.set_result(answer)
 
-    def _answers(self, turns: Sequence[_Turn]) -> list[Any]:
+    def _answers(self, turns: Sequence[_Turn]) -> Sequence[Any]:
         if self._act_batch is None or len(turns) == 1:
-            return [_attempt(self._policy.act, turn.observation, turn.state) for turn in turns]
-        answers = _attempt(self._act_batch, [turn.observation for turn in turns], [turn.state for turn in turns])
-        if isinstance(answers, Exception):
-            return [answers] * len(turns)
-        if len(answers) != len(turns):
-            return [ValueError(f"act_batch returned {len(answers)} actions for {len(turns)} observations")] * len(turns)
-        return list(answers)
+            return [_attempt(self._act, turn) for turn in turns]
+        answers = _attempt(self._act_together, self._act_batch, turns)
+        return [answers] * len(turns) if isinstance(answers, PolicyFailedError) else answers
+
+    def _act(self, turn: _Turn) -> dict[str, Any]:
+        return action_document(self._policy.act(turn.observation, turn.state))
+
+    def _act_together(self, act_batch: Callable[[list[Any], list[Any]], Any], turns: Sequence[_Turn]) -> list[Any]:
+        actions = act_batch([turn.observation for turn in turns], [turn.state for turn in turns])
+        if len(actions) != len(turns):
+            raise ValueError(f"act_batch returned {len(actions)} actions for {len(turns)} observations")
+        return [action_document(action) for action in actions]
 
 
 def _attempt(call: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return call(*arguments)
-    except Exception as error:  # noqa: BLE001 (the outermost turn of the policy's own code: any failure is its answer)
-        return error
+    except Exception as error:
+        # The outermost turn of the policy's own code: whatever it raises becomes the answer.
+        log.exception("the policy failed")
+        return PolicyFailedError(f"{type(error).__name__}: {error}")
 
 
 # The wire
@@ -189,10 +202,17 @@ def action_document(action: Any) -> dict[str, Any]:
     continuous = action.get("continuous") or {}
     discrete = action.get("discrete") or {}
     return {
-        "continuous": {name: np.asarray(v, dtype=np.float64).reshape(-1).tolist() for name, v in continuous.items()},
+        "continuous": {name: _numbers(name, values) for name, values in continuous.items()},
         "discrete": {name: int(value) for name, value in discrete.items()},
         "extra": {},
     }
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    array = np.asarray(values, dtype=np.float64).reshape(-1)
+    if not np.isfinite(array).all():
+        raise ValueError(f"act returned a value in '{name}' that is not finite: {array.tolist()}")
+    return array.tolist()
 
 
 async def _read(request: Request) -> dict[str, Any]:
@@ -218,7 +238,7 @@ def _format(request: Request) -> str:
 def _write(request: Request, document: dict[str, Any]) -> Response:
     if _format(request) == MSGPACK:
         return Response(msgpack.packb(document), media_type=MSGPACK)
-    return Response(json.dumps(document, allow_nan=False), media_type=JSON)
+    return Response(json.dumps(document), media_type=JSON)
 
 
 def _refused(_request: Request, error: Exception) -> Response:
@@ -234,10 +254,10 @@ def build_app(policy: Any) -> Starlette:
         return JSONResponse(service.health())
 
     async def reset(request: Request) -> Response:
-        return _write(request, await _guarded(service.reset, await _read(request)))
+        return _write(request, await service.reset(await _read(request)))
 
     async def act(request: Request) -> Response:
-        return _write(request, await _guarded(service.act, await _read(request)))
+        return _write(request, await service.act(await _read(request)))
 
     routes = [
         Route("/health", health, methods=["GET"]),
@@ -245,21 +265,6 @@ def build_app(policy: Any) -> Starlette:
         Route("/act", act, methods=["POST"]),
     ]
     return Starlette(routes=routes, exception_handlers={BadRequestError: _refused, PolicyFailedError: _refused})
-
-
-class PolicyFailedError(Exception):
-    """The policy's own code raised, or returned something that is no action."""
-
-
-async def _guarded(call: Callable[[dict[str, Any]], Any], document: dict[str, Any]) -> dict[str, Any]:
-    try:
-        answer: dict[str, Any] = await call(document)
-        return answer
-    except BadRequestError:
-        raise
-    except Exception as error:
-        log.exception("the policy failed")
-        raise PolicyFailedError(f"{type(error).__name__}: {error}") from error
 
 
 def load_policy(folder: Path) -> Any:
@@ -287,6 +292,7 @@ def main() -> None:
         ws="none",
         # An evaluator may be busy with its simulator for a while between two calls.
         timeout_keep_alive=120,
+        timeout_graceful_shutdown=2,
     )
 
 
