@@ -1,7 +1,6 @@
 """The command tree, and the one place where an error becomes a line for a person and an exit code."""
 
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -45,33 +44,20 @@ results.register(app)
 
 
 def main() -> int:
-    """Runs the command line and returns the exit code: 0, 1 for an error, 2 for wrong usage, 130 for Ctrl-C."""
+    """Runs the command line and returns the exit code: 0, 1 for an error, 2 for wrong usage."""
     try:
-        code: Any = app(standalone_mode=False)  # Any: whatever a command returned
+        app()
+    except SystemExit as ended:  # typer's own: done, wrong usage, or a question answered with no
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KinitroError as error:
         return _fail(error.message, error.advice, error)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
-        return 130
-    except typer.Abort:
-        typer.echo("Stopped.", err=True)
-        return 130
     except Exception as error:  # noqa: BLE001 - outermost turn: a bug becomes one line too, its traceback on request
-        return _outermost(error)
-    return code if isinstance(code, int) else 0
-
-
-def _outermost(error: Exception) -> int:
-    import click
-
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
-    return _fail(
-        f"An internal error: {type(error).__name__}: {error}",
-        "This is a bug. Run the command again with `--log-level DEBUG` (or KINITRO_DEBUG=1) and report what it prints.",
-        error,
-    )
+        return _fail(
+            f"An internal error: {type(error).__name__}: {error}",
+            "This is a bug. Run it again with KINITRO_DEBUG=1 and report what it prints.",
+            error,
+        )
+    return 0
 
 
 def _fail(message: str, advice: str | None, error: BaseException) -> int:
@@ -86,7 +72,3 @@ def _fail(message: str, advice: str | None, error: BaseException) -> int:
     if advice:
         typer.echo(f"  {mask(advice)}", err=True)
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

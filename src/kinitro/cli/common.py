@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from kinitro.logs import configure_logging
-
 
 class LogLevel(StrEnum):
     """How much a service says."""
@@ -52,13 +50,15 @@ DEFAULT_API_URL = "http://localhost:8000"
 
 def debugging() -> bool:
     """True when the user asked for everything: tracebacks are shown then."""
-    import logging
-
-    return os.environ.get("KINITRO_DEBUG") == "1" or logging.getLogger().level == logging.INFO
+    return os.environ.get("KINITRO_DEBUG") == "1"
 
 
 def configure(level: LogLevel, log_format: LogFormat = LogFormat.CONSOLE) -> None:
     """Sets up logging from the two flags every service has."""
+    from kinitro.logs import configure_logging
+
+    if level is LogLevel.DEBUG:
+        os.environ["KINITRO_DEBUG"] = "1"
     configure_logging(level.value, log_format.value)
 
 

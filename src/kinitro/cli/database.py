@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from kinitro.cli.common import DatabaseUrl, JsonFlag, print_json
-from kinitro.settings import SchedulerSettings
 
 app = typer.Typer(help="The database: create, migrate, look at, wipe, remove.", no_args_is_help=True)
 
@@ -16,7 +15,7 @@ Force = Annotated[bool, typer.Option("--force", help="Do it without asking.")]
 
 def _url(flag: str | None) -> str | None:
     """The flag, else the scheduler's variable, else the API's: both services share one database."""
-    from kinitro.settings import ApiSettings
+    from kinitro.settings import ApiSettings, SchedulerSettings
 
     return flag or SchedulerSettings.load().database_url or ApiSettings.load().database_url
 

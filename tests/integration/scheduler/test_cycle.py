@@ -1,0 +1,318 @@
+"""Cycles from commitments to weights, on a real database and the dev ledger; a simple executor stands in for episodes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from kinitro.chain import Chain, DevLedger, dev_signer
+from kinitro.environments import select
+from kinitro.errors import ChainUnreachable, ConfigurationError
+from kinitro.scheduler.lifecycle import STALLED_AFTER_S, Lifecycle
+from kinitro.schemas import ResultIn, TaskOut
+from kinitro.scoring import salt_digest, score_cycle
+from kinitro.settings import SchedulerSettings
+from kinitro.storage import Database, TaskPool, load_export, try_leadership
+from kinitro.storage import tables as t
+from kinitro.types import CycleStatus, ErrorKind, MinerState
+
+NETUID = 7
+ENVIRONMENTS = ["metaworld/drawer-close-v3", "metaworld/reach-v3"]
+Answer = Callable[[TaskOut], ResultIn]
+
+
+def settings(**changes: object) -> SchedulerSettings:
+    values: dict[str, object] = {
+        "network": "dev",
+        "netuid": NETUID,
+        "eval_interval_seconds": 0.0,
+        "episodes_per_env": 5,
+        "environments": ENVIRONMENTS,
+        "tick_seconds": 0.02,
+    }
+    return SchedulerSettings(**(values | changes))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> DevLedger:
+    return DevLedger(tmp_path / "ledger.sqlite", block_s=0.02)
+
+
+async def commit(ledger: DevLedger, name: str, repo: str, revision: str = "a" * 40) -> int:
+    signer = dev_signer("test", name)
+    uid = await ledger.register(NETUID, signer.ss58_address)
+    await ledger.commit(NETUID, f"{repo}:{revision}", signer)
+    return uid
+
+
+def result(task: TaskOut, *, success: bool, tree_digest: str | None = None) -> ResultIn:
+    return ResultIn(
+        task_uuid=task.task_uuid,
+        lease_token=task.lease_token,
+        success=success,
+        score=float(success),
+        total_reward=1.0,
+        timesteps=10,
+        tree_digest=tree_digest,
+        policy_seconds=0.1,
+    )
+
+
+def fault(task: TaskOut) -> ResultIn:
+    return result(task, success=False).model_copy(update={"error": "no engine", "error_kind": ErrorKind.INFRASTRUCTURE})
+
+
+async def execute(database: Database, answer: Answer) -> None:
+    """Runs every task it can get, until cancelled."""
+    pool = TaskPool(database)
+    while True:
+        fetched = await pool.fetch("executor", 100, None)
+        if fetched.tasks:
+            await pool.submit("executor", [answer(task) for task in fetched.tasks])
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def leading(
+    database: Database, chain: Chain, chosen: SchedulerSettings | None = None, **more: object
+) -> AsyncIterator[Lifecycle]:
+    chosen = chosen or settings()
+    async with try_leadership(database) as connection:
+        assert connection is not None
+        yield Lifecycle(connection, chain, chosen, select(None, chosen.environments), **more)
+
+
+async def until(database: Database, condition: sa.Select[tuple[object]]) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            async with database.begin() as connection:
+                if (await connection.execute(condition)).first():
+                    return
+            await asyncio.sleep(0.02)
+
+
+CLOSED = sa.select(t.cycles.c.id).where(t.cycles.c.completed_at.is_not(None))
+
+
+async def run_one_cycle(
+    database: Database, ledger: DevLedger, answer: Answer, chosen: SchedulerSettings | None = None
+) -> int:
+    """Runs scheduler and executor until one more cycle is closed; returns its id."""
+    async with database.begin() as connection:
+        before = len((await connection.execute(CLOSED)).all())
+    more = CLOSED.order_by(t.cycles.c.id).offset(before).limit(1)
+    async with leading(database, ledger, chosen) as lifecycle:
+        work = [asyncio.create_task(lifecycle.run()), asyncio.create_task(execute(database, answer))]
+        try:
+            await until(database, more)
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+    async with database.begin() as connection:
+        return int((await connection.execute(more)).scalar_one())
+
+
+async def row(database: Database, table: sa.Table, cycle_id: int) -> sa.Row[tuple[object, ...]] | None:
+    column = table.c.id if table is t.cycles else table.c.cycle_id
+    async with database.begin() as connection:
+        return (await connection.execute(sa.select(table).where(column == cycle_id))).first()
+
+
+async def notice(database: Database, topic: str) -> str | None:
+    async with database.begin() as connection:
+        return await connection.scalar(sa.select(t.notices.c.text).where(t.notices.c.topic == topic))
+
+
+async def test_a_finished_cycle_publishes_the_weights_that_its_export_leads_to(database, ledger):
+    good, bad = await commit(ledger, "good", "a/good"), await commit(ledger, "bad", "b/bad")
+    cycle_id = await run_one_cycle(database, ledger, lambda task: result(task, success=task.miner_uid == good))
+    cycle, weights = await row(database, t.cycles, cycle_id), await row(database, t.weights, cycle_id)
+    assert cycle.status == CycleStatus.COMPLETED
+    assert weights.weights == {str(good): 1.0}
+    assert weights.hotkeys == {str(good): dev_signer("test", "good").ss58_address}
+    async with database.begin() as connection:
+        export = await load_export(connection, cycle_id)
+    score = score_cycle(export)
+    assert {str(uid): weight for uid, weight in score.weights.items()} == weights.weights
+    assert score.success_rates == {uid: dict.fromkeys(ENVIRONMENTS, float(uid == good)) for uid in (good, bad)}
+    assert salt_digest(bytes.fromhex(export.salt)) == export.salt_sha256 == cycle.salt_sha256
+
+
+async def test_evidence_of_earlier_cycles_counts_until_a_better_newcomer_takes_the_crown(database, ledger):
+    first, second = await commit(ledger, "first", "a/first"), await commit(ledger, "second", "b/second")
+
+    def answer(task: TaskOut) -> ResultIn:
+        return result(task, success=task.miner_uid == second or task.seed % 2 == 0)
+
+    chosen = settings(episodes_per_env=6)
+    crowns = []
+    for _ in range(4):
+        cycle_id = await run_one_cycle(database, ledger, answer, chosen)
+        standing = await row(database, t.standings, cycle_id)
+        crowns.append(standing.prizes["crown"])
+    assert crowns[0] == first
+    assert crowns[-1] == second
+
+
+async def test_an_exact_copy_is_listed_not_evaluated_and_earns_nothing(database, ledger):
+    owner, copy = await commit(ledger, "owner", "a/policy"), await commit(ledger, "copy", "A/Policy")
+    cycle_id = await run_one_cycle(database, ledger, lambda task: result(task, success=True))
+    async with database.begin() as connection:
+        export = await load_export(connection, cycle_id)
+    assert {episode.uid for episode in export.episodes} == {owner}
+    assert {miner.uid: miner.state for miner in export.miners}[copy] is MinerState.COPY
+    assert (await row(database, t.weights, cycle_id)).weights == {str(owner): 1.0}
+
+
+async def test_a_copy_under_another_name_earns_nothing_in_the_very_cycle_it_is_found(database, ledger):
+    owner, copy = await commit(ledger, "owner", "a/policy"), await commit(ledger, "copy", "b/renamed", "b" * 40)
+
+    def answer(task: TaskOut) -> ResultIn:
+        # The copy happens to be luckier: it must not profit from that.
+        return result(task, success=task.miner_uid == copy or task.seed % 3 == 0, tree_digest="same-files")
+
+    cycle_id = await run_one_cycle(database, ledger, answer)
+    assert (await row(database, t.weights, cycle_id)).weights == {str(owner): 1.0}
+    async with database.begin() as connection:
+        export = await load_export(connection, cycle_id)
+    (entry,) = [miner for miner in export.miners if miner.uid == copy]
+    assert (entry.state, entry.reason) == (MinerState.COPY, f"copy of uid {owner}")
+
+
+async def test_a_cycle_with_too_many_unevaluated_episodes_fails_and_publishes_nothing(database, ledger):
+    await commit(ledger, "miner", "a/policy")
+
+    def answer(task: TaskOut) -> ResultIn:
+        return fault(task) if task.env_id == ENVIRONMENTS[0] else result(task, success=True)
+
+    cycle_id = await run_one_cycle(database, ledger, answer, settings(task_max_attempts=1))
+    cycle = await row(database, t.cycles, cycle_id)
+    assert cycle.status == CycleStatus.FAILED
+    assert "5 of 10 episodes could not be evaluated" in cycle.failure_reason
+    assert await row(database, t.weights, cycle_id) is None
+    assert "published no weights" in await notice(database, "weights")
+
+
+async def test_nobody_with_points_and_no_burn_uid_means_no_weights_and_a_reason(database, ledger):
+    await commit(ledger, "miner", "a/policy")
+    cycle_id = await run_one_cycle(database, ledger, lambda task: result(task, success=False))
+    assert (await row(database, t.cycles, cycle_id)).status == CycleStatus.COMPLETED
+    assert await row(database, t.weights, cycle_id) is None
+    assert "KINITRO_SCHEDULER_BURN_UID" in await notice(database, "weights")
+
+
+async def test_nobody_with_points_burns_everything_when_a_burn_uid_is_set(database, ledger):
+    owner = dev_signer("test", "owner").ss58_address
+    burn = await ledger.register(NETUID, owner)
+    await commit(ledger, "miner", "a/policy")
+    chosen = settings(burn_uid=burn)
+    cycle_id = await run_one_cycle(database, ledger, lambda task: result(task, success=False), chosen)
+    weights = await row(database, t.weights, cycle_id)
+    assert weights.weights == {str(burn): 1.0}
+    assert weights.hotkeys == {str(burn): owner}
+
+
+async def test_a_cycle_that_takes_too_long_gives_up_what_is_left_of_it(database, ledger):
+    await commit(ledger, "miner", "a/policy")
+    async with leading(database, ledger, settings(cycle_timeout_seconds=0.3)) as lifecycle:
+        running = asyncio.create_task(lifecycle.run())
+        await until(database, CLOSED)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    async with database.begin() as connection:
+        reasons = set(await connection.scalars(sa.select(t.tasks.c.last_error)))
+    assert reasons == {"cycle timed out after 0 s"}
+
+
+async def test_a_restarted_scheduler_resumes_the_running_cycle(database, ledger):
+    await commit(ledger, "miner", "a/policy")
+    async with leading(database, ledger) as lifecycle:
+        running = asyncio.create_task(lifecycle.run())
+        await until(database, sa.select(t.tasks.c.id))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    cycle_id = await run_one_cycle(database, ledger, lambda task: result(task, success=True))
+    assert cycle_id == 1
+    assert (await row(database, t.cycles, 1)).status == CycleStatus.COMPLETED
+
+
+async def test_a_second_scheduler_does_not_get_to_lead_until_the_first_is_gone(database):
+    async with try_leadership(database) as first:
+        assert first is not None
+        async with try_leadership(database) as second:
+            assert second is None
+    async with try_leadership(database) as third:
+        assert third is not None
+
+
+async def test_a_database_of_another_netuid_is_refused(database, ledger):
+    await commit(ledger, "miner", "a/policy")
+    await run_one_cycle(database, ledger, lambda task: result(task, success=True))
+    async with leading(database, ledger, settings(netuid=NETUID + 1)) as lifecycle:
+        with pytest.raises(ConfigurationError, match=f"netuid {NETUID} "):
+            await lifecycle.run()
+
+
+class StalledLedger:
+    """A ledger whose head stops moving once the cycle is planned. Everything else is the real one's."""
+
+    def __init__(self, ledger: DevLedger) -> None:
+        self._ledger = ledger
+        self.stalled_at: int | None = None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._ledger, name)
+
+    async def finalized_block(self) -> int:
+        if self.stalled_at is None:
+            self.stalled_at = await self._ledger.finalized_block()
+        return self.stalled_at
+
+
+async def test_a_chain_that_makes_no_blocks_fails_the_cycle_with_that_reason(database, ledger):
+    await commit(ledger, "miner", "a/policy")
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += STALLED_AFTER_S / 4
+        return now
+
+    async with leading(database, StalledLedger(ledger), clock=clock) as lifecycle:
+        running = asyncio.create_task(lifecycle.run())
+        await until(database, CLOSED)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    cycle = await row(database, t.cycles, 1)
+    assert cycle.status == CycleStatus.FAILED
+    assert "finalized no block for 120 s" in cycle.failure_reason
+
+
+class UnreachableLedger(StalledLedger):
+    """A ledger that can't be read."""
+
+    async def subnet(self, netuid: int) -> object:
+        raise ChainUnreachable("No answer from the chain.")
+
+
+async def test_an_unreachable_chain_is_an_error_never_zero_miners(database, ledger):
+    async with leading(database, UnreachableLedger(ledger)) as lifecycle:
+        with pytest.raises(ChainUnreachable):
+            await lifecycle.run()
+    assert await notice(database, "miners") is None
+
+
+async def test_without_commitments_the_scheduler_says_so_with_the_guides_advice(database, ledger):
+    await ledger.register(NETUID, dev_signer("test", "silent").ss58_address)
+    async with leading(database, ledger) as lifecycle:
+        running = asyncio.create_task(lifecycle.run())
+        await until(database, sa.select(t.notices.c.text).where(t.notices.c.topic == "miners"))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    text = await notice(database, "miners")
+    assert text.startswith("No miners with commitments")
+    assert f"kinitro miner show-commitment --netuid {NETUID} --network dev" in text
