@@ -41,7 +41,7 @@ class EvaluateExtra(Message):
     mean_action_time: NotNegative
     max_action_time: NotNegative
     policy_seconds: NotNegative
-    trace_digest: Digest | None
+    trace_digest: Digest | None = None
     error_code: str | None = None
     environment_version: str | None = None
     facts: dict[str, float | str] = Field(default_factory=dict)
@@ -57,6 +57,11 @@ class EvaluateReply(Message):
     error: str | None = Field(default=None, max_length=MAX_ERROR_LENGTH)
     error_kind: ErrorKind | None = None
     extra: EvaluateExtra
+
+    def body(self) -> bytes:
+        """The HTTP body. An episode without an error has no field `error`."""
+        absent = {name for name in ("error", "error_kind") if getattr(self, name) is None}
+        return self.model_dump_json(exclude=absent).encode()
 
     def result(self) -> EpisodeResult:
         """The same as the record that an executor submits."""

@@ -332,7 +332,7 @@ async def _while_connected(request: Request, work: Coroutine[object, None, Evalu
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
-            return _answer(working.result())
+            return Response(working.result().body(), media_type="application/json")
         return Response(status_code=499)
     finally:
         working.cancel()
@@ -346,7 +346,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def _answer(message: BaseModel) -> Response:
-    return Response(message.model_dump_json(exclude_none=True), media_type="application/json")
+    return Response(message.model_dump_json(), media_type="application/json")
 
 
 def _refused(_request: Request, error: Exception) -> Response:

@@ -1,5 +1,4 @@
 import asyncio
-import json
 
 import httpx
 import msgpack
@@ -216,13 +215,3 @@ async def test_a_killed_policy_is_a_disconnected_policy(policy_process) -> None:
 async def test_a_policy_that_fails_to_load_ends_the_process(policy_process) -> None:
     with pytest.raises(AssertionError, match="ended with 1"):
         await policy_process("raise ImportError('no such model')")
-
-
-async def test_the_curl_call_of_the_docs_works(policy_process) -> None:
-    url, _process = await policy_process(COUNTING)
-    body = json.dumps({"task_config": TASK})
-    process = await asyncio.create_subprocess_exec(
-        "curl", "-s", f"{url}/reset", "-H", "Content-Type: application/json", "-d", body, stdout=asyncio.subprocess.PIPE
-    )
-    stdout, _ = await process.communicate()
-    assert json.loads(stdout)["status"] == "ok"
