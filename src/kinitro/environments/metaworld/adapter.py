@@ -15,7 +15,7 @@ from kinitro.environments.base import (
     Step,
 )
 from kinitro.environments.metaworld import cameras, randomisation, tasks
-from kinitro.environments.metaworld.rendering import Renderer
+from kinitro.environments.metaworld.rendering import Marker, Renderer
 from kinitro.environments.metaworld.simulator import Simulator
 from kinitro.policy.messages import Action, Image, Observation
 
@@ -74,12 +74,16 @@ class MetaWorldEnvironment(Environment):
         """Goal and object positions (metres), randomisation level and factors."""
         return self._facts
 
+    def privileged(self) -> Vector:
+        """MetaWorld's full observation (39), object poses and goal included: for experts and tests, never a policy."""
+        return self._simulator.privileged
+
     def picture(self, camera: str) -> Image:
         """One camera at full quality, 336x336 pixels, for people. Draws nothing until it is first called."""
         if self._picture_renderer is None:
             self._picture_renderer = Renderer(self._simulator.model, _PICTURE_SIZE, RenderProfile.FULL)
         self._simulator.place_markers()
-        return self._picture_renderer.draw(self._simulator.data, cameras.slot(camera))
+        return self._picture_renderer.draw(self._simulator.data, cameras.slot(camera), self._marker())
 
     def close(self) -> None:
         """Frees the simulator and the rendering contexts."""
@@ -96,11 +100,16 @@ class MetaWorldEnvironment(Environment):
         self._simulator.place_markers()
         return Observation(
             proprio=proprio,
-            rgb={name: self._renderer.draw(data, cameras.slot(name)) for name in self.spec.cameras},
+            rgb={name: self._renderer.draw(data, cameras.slot(name), self._marker()) for name in self.spec.cameras},
             cam_intrinsics=self._intrinsics,
             cam_extrinsics={name: cameras.extrinsics(data, name) for name in self.spec.cameras},
             extra=extra,
         )
+
+    def _marker(self) -> Marker | None:
+        if not self.spec.needs_images:
+            return None
+        return Marker(self._simulator.target, tasks.PIN_M.get(self.spec.task_name, 0.0))
 
     def _gather_facts(self, drawn: randomisation.Draw | None) -> EpisodeFacts:
         values: dict[str, float | str] = {"randomisation": self._options.randomisation.value}

@@ -33,9 +33,8 @@ _UNLIMITED_STEPS: Final = 2**31
 
 @dataclass(frozen=True)
 class NativeStep:
-    """What MetaWorld says of one step. `privileged` is its full observation (39), goal included; for experts only."""
+    """What MetaWorld says of one step."""
 
-    privileged: Vector
     reward: float
     success: bool
 
@@ -60,6 +59,8 @@ class Simulator:
         self._fingers = [self.model.body(name).id for name in _FINGERS]
         self._arm_qpos = np.array([self.model.joint(name).qposadr[0] for name in _ARM_JOINTS])
         self._arm_qvel = np.array([self.model.joint(name).dofadr[0] for name in _ARM_JOINTS])
+        self.privileged = np.zeros(0)
+        """MetaWorld's own full observation (39), object poses and goal included: for experts and tests alone."""
         self._scratch = mujoco.MjData(self.model)
 
     @property
@@ -88,8 +89,8 @@ class Simulator:
         if self._goal_site >= 0:
             self.data.site_xpos[self._goal_site] = self.target
 
-    def reset(self, seed: int, drawn: Draw | None) -> Vector:
-        """Starts the episode of this seed and returns MetaWorld's privileged observation (39), for experts only."""
+    def reset(self, seed: int, drawn: Draw | None) -> None:
+        """Starts the episode of this seed."""
         _restore(self._native, self._attributes, self._nominal)
         if drawn is not None:
             apply(drawn, self.model, self._scratch)
@@ -100,12 +101,13 @@ class Simulator:
             mujoco.mj_resetData(self.model, self.data)
             _translating(self._native.reset_model, "MetaWorld could not place its objects")
         mujoco.mj_forward(self.model, self.data)
-        return self._first_observation()
+        self.privileged = self._first_observation()
 
     def step(self, action: Vector) -> NativeStep:
         """Advances one control step (12.5 ms) with a native action (4, each in [-1, 1])."""
         observation, reward, _, _, info = _translating(lambda: self._native.step(action), "MetaWorld could not step")
-        return NativeStep(observation, float(reward), bool(info["success"]))
+        self.privileged = observation
+        return NativeStep(float(reward), bool(info["success"]))
 
     def diverged(self) -> bool:
         """Whether a number has overflowed since reset. MuJoCo then goes on from its own start state."""

@@ -62,6 +62,11 @@ _GOAL_VARIES: Final = frozenset(
     }
 )
 
+PIN_M: Final[Mapping[str, float]] = MappingProxyType(
+    {"peg-insert-side-v3": 0.25, "plate-slide-side-v3": 0.2, "plate-slide-v3": 0.2, "shelf-place-v3": 0.45}
+)
+"""Height of the pin above a goal that lies inside something."""
+
 _INSTRUCTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "assembly-v3": "Pick up the wrench by its handle and put its ring over the peg.",
