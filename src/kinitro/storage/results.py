@@ -159,21 +159,20 @@ def _report_row(result: ResultIn) -> dict[str, object]:
         "task_id": str(result.task_uuid),
         "lease_token": str(result.lease_token),
         "content": content_digest(result).hex(),
-        # PostgreSQL has no text with a NUL in it.
-        "error": result.error.replace("\0", "\N{REPLACEMENT CHARACTER}") if result.error else None,
+        "error": result.error,
     }
 
 
 def _verdict_row(result: ResultIn) -> dict[str, object]:
-    """A policy that failed has no success, whatever else the report says."""
-    failed = result.error is not None or result.error_kind is not None
+    is_error = result.error is not None or result.error_kind is not None
     return {
         **_report_row(result),
-        "success": result.success and not failed,
-        "score": 0.0 if failed else result.score,
+        "success": result.success,
+        "score": result.score,
         "total_reward": result.total_reward,
         "timesteps": result.timesteps,
-        "error_kind": ErrorKind.POLICY if failed else None,
+        # What is not shown to be our fault is the policy's.
+        "error_kind": ErrorKind.POLICY if is_error else None,
         "trace_digest": result.trace_digest,
         "tree_digest": result.tree_digest,
         "image_digest": result.image_digest,
