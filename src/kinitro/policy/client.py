@@ -163,7 +163,8 @@ class _Connection:
 class PolicyClient:
     """One policy server and one kept-alive connection to it; one call at a time.
 
-    `last_wait` is the latest call's wait for the policy, kept also when the call failed. Every failure is a
+    `last_wait` is the latest call's wait for the policy, kept also when the call failed; `episode_id` is the policy's
+    own word for the episode that the latest `reset` began. Every failure is a
     `PolicyError` whose `code` is `timeout`, `disconnected`, `redirect`, `http_error`, `oversized_reply`,
     `malformed_reply`, `malformed_action` or `unhealthy`; whether a late reply is really the policy's fault is for the
     episode loop to say.
@@ -173,7 +174,7 @@ class PolicyClient:
         self._endpoint = Endpoint.parse(base_url)
         self._clock = clock
         self._wire = WireFormat.JSON
-        self._episode_id: str | None = None
+        self.episode_id: str | None = None
         self._connection: _Connection | None = None
         self.last_wait = Wait(started=clock(), seconds=0.0)
 
@@ -197,7 +198,7 @@ class PolicyClient:
     async def reset(self, task: TaskConfig, timeout_s: float = RESET_TIMEOUT_S) -> None:
         """Starts an episode; `act` belongs to it from now on."""
         reply = await self._call("POST", "/reset", encode_reset(task, self._wire), timeout_s)
-        self._episode_id = decode_reset(reply.body, WireFormat.of(reply.content_type))
+        self.episode_id = decode_reset(reply.body, WireFormat.of(reply.content_type))
 
     async def act(self, observation: Observation, space: ActionSpace, timeout_s: float) -> Action:
         """The policy's action for this observation, checked against the environment's space.
@@ -205,9 +206,9 @@ class PolicyClient:
         Raises:
             RuntimeError: `reset` was not called first.
         """
-        if self._episode_id is None:
+        if self.episode_id is None:
             raise RuntimeError("PolicyClient.act was called before reset")
-        body = encode_act(observation, self._episode_id, self._wire)
+        body = encode_act(observation, self.episode_id, self._wire)
         reply = await self._call("POST", "/act", body, timeout_s)
         return decode_action(reply.body, WireFormat.of(reply.content_type), space)
 
