@@ -5,6 +5,7 @@
 
 import itertools
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,17 +40,18 @@ class DatabaseServer:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def database_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[DatabaseServer]:
+async def database_server() -> AsyncIterator[DatabaseServer]:
     """A running server with a migrated template database."""
     name = f"kinitro_template_{os.getpid()}"
     given = os.environ.get("KINITRO_TEST_DATABASE_URL")
-    home = None if given else tmp_path_factory.mktemp("home")
-    async with located(given, home=home) as place:
-        server = DatabaseServer(place.url.render_as_string(hide_password=False), name)
-        await admin.create(server.url_of(name))
-        await admin.init(server.url_of(name))
-        yield server
-        await admin.drop(server.url_of(name))
+    # Not pytest's own: other runs of pytest clean those up.
+    with tempfile.TemporaryDirectory(prefix="kinitro-test-") as home:
+        async with located(given, home=Path(home)) as place:
+            server = DatabaseServer(place.url.render_as_string(hide_password=False), name)
+            await admin.create(server.url_of(name))
+            await admin.init(server.url_of(name))
+            yield server
+            await admin.drop(server.url_of(name))
 
 
 @pytest_asyncio.fixture
