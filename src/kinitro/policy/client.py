@@ -31,7 +31,7 @@ from kinitro.policy.messages import Action, Observation, PolicyHealth, TaskConfi
 
 HEALTH_TIMEOUT_S = 5.0
 RESET_TIMEOUT_S = 30.0
-_MAX_HEAD_BYTES = 16 * 1024
+_MAX_HEAD_BYTES = 8 * 1024
 _READ_BYTES = 64 * 1024
 # A reply cut into very many tiny pieces would hold our loop up, and a late loop excuses a late policy.
 _MAX_EVENTS = 2000
@@ -119,6 +119,8 @@ class _Connection:
         await self._writer.drain()
         response = await self._next_event()
         while isinstance(response, h11.InformationalResponse):
+            # A flood of these with many headers each must not hold our loop up either.
+            await asyncio.sleep(0)
             response = await self._next_event()
         if not isinstance(response, h11.Response):
             raise h11.RemoteProtocolError("the reply has no status line")
@@ -176,6 +178,7 @@ class PolicyClient:
         self._wire = WireFormat.JSON
         self.episode_id: str | None = None
         self._connection: _Connection | None = None
+        self._tls = ssl.create_default_context() if self._endpoint.secure else None
         self.last_wait = Wait(started=clock(), seconds=0.0)
 
     async def __aenter__(self) -> Self:
@@ -261,8 +264,7 @@ class PolicyClient:
         if self._connection is not None and self._connection.usable:
             return self._connection
         self._drop()
-        context = ssl.create_default_context() if self._endpoint.secure else None
-        streams = await asyncio.open_connection(self._endpoint.host, self._endpoint.port, ssl=context)
+        streams = await asyncio.open_connection(self._endpoint.host, self._endpoint.port, ssl=self._tls)
         self._connection = _Connection(*streams)
         return self._connection
 

@@ -95,6 +95,23 @@ async def test_a_late_action_while_our_own_loop_stood_still_is_ours(raw_policy) 
     assert outcome.trace_digest is None
 
 
+@pytest.mark.parametrize(
+    "flood",
+    [
+        (b"HTTP/1.1 100 C\r\n" + b"a:b\r\n" * 1300 + b"\r\n") * 200,
+        b"HTTP/1.1 100 C\r\n\r\n" * 60_000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 100_000,
+    ],
+    ids=["heads", "continues", "chunks"],
+)
+async def test_a_flood_does_not_make_a_policys_lateness_ours(raw_policy, flood: bytes) -> None:
+    async def handler(_path, _body, writer):
+        writer.write(flood)
+        await asyncio.sleep(5)
+
+    assert (await run(await raw_policy(handler))).error_kind is ErrorKind.POLICY
+
+
 async def test_a_policy_that_uses_up_the_episodes_time_is_at_fault(raw_policy) -> None:
     outcome = await run(await raw_policy(always(STILL, pause_s=0.1)), timeout_s=0.5)
     assert (outcome.error_kind, outcome.error_code) == (ErrorKind.POLICY, "episode_timeout")
