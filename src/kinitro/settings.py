@@ -118,3 +118,7 @@ class ExecutorSettings(ServiceSettings):
     miner_deployment_warmup_timeout: float = Field(default=300.0, gt=0)
     miner_deployment_cpu: float = Field(default=1.0, gt=0)
     miner_deployment_memory: str = "4Gi"
+    miner_deployment_capacity: int = Field(default=8, ge=1)
+    """Policy servers kept at once, in use or not; never fewer than `max_concurrent` needs."""
+    shutdown_grace_seconds: float = Field(default=30.0, ge=0)
+    """How long running episodes may go on after the request to end."""

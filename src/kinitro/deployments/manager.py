@@ -24,6 +24,7 @@ from kinitro.types import PolicyRef
 
 _log = get_logger("deployments")
 _LOG_LINES = 15
+_PROBE_TIMEOUT_S = 2.0
 _NOT_READY_ADVICE = (
     "Check that the policy's server.py starts (`kinitro miner serve PATH`), that the HuggingFace token is valid, "
     "or raise --miner-deployment-warmup-timeout."
@@ -108,10 +109,15 @@ class DeploymentManager:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def has_slot(self, ref: PolicyRef) -> bool:
-        """Whether an episode of this policy would start now rather than wait for another one's end."""
+    def slots(self, ref: PolicyRef) -> int:
+        """How many episodes of this policy may run at once; one until its server is ready."""
         entry = self._entries.get(_key(ref))
-        return entry is None or entry.users < entry.slots
+        return 1 if entry is None else entry.slots
+
+    def is_ready(self, ref: PolicyRef) -> bool:
+        """Whether its server is up, so that an episode needs no start."""
+        entry = self._entries.get(_key(ref))
+        return entry is not None and entry.deployment is not None
 
     @asynccontextmanager
     async def lease(self, ref: PolicyRef, miner_uid: int) -> AsyncIterator[Deployment]:
@@ -135,6 +141,14 @@ class DeploymentManager:
             entry.last_used = self._clock()
             self._end_if_unused(entry)
             await self._notify()
+
+    async def probe(self, deployment: Deployment) -> None:
+        """After an episode that went wrong: a server that no longer answers is given to nobody else."""
+        try:
+            async with PolicyClient(deployment.url) as client:
+                await client.health(_PROBE_TIMEOUT_S)
+        except PolicyError:
+            self.retire(deployment)
 
     async def verify(self, deployment: Deployment) -> None:
         """Raises `PolicyError` (`died`) when the server has ended or was replaced since it was handed out."""

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC110 - it polls real processes
+# ruff: noqa: ASYNC110, ASYNC240 - it polls real processes
 import asyncio
 import os
 import signal
@@ -16,7 +16,6 @@ from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 
 UID = 7
-NeverFirst = "import os; HEALTH['model_loaded'] = False"
 
 
 @pytest.fixture
@@ -243,4 +242,4 @@ async def test_the_tree_digest_is_that_of_the_files(make_manager, add_policy, st
 
 
 async def _directory(deployment) -> str:
-    return os.readlink(f"/proc/{deployment.identity.split('@')[0]}/cwd")
+    return str(Path(f"/proc/{deployment.identity.split('@')[0]}/cwd").readlink())

@@ -1,0 +1,127 @@
+"""One task from its policy to its result: where whose fault a failure is gets decided (contracts section 3)."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from uuid import uuid4
+
+from kinitro.deployments import Deployment, DeploymentManager
+from kinitro.environments.protocol import EvaluateReply, EvaluateRequest
+from kinitro.errors import InfrastructureError, PolicyError
+from kinitro.executor.workers import EnvironmentWorkers
+from kinitro.logs import get_logger, mask
+from kinitro.schemas import ResultIn, TaskOut
+from kinitro.types import EpisodeResult, ErrorKind, PolicyRef
+
+_log = get_logger("executor")
+_GRACE_S = 30.0  # beyond the episode's own timeout: building a simulator, and the policy's health and reset
+_MAX_ERROR = 4000
+
+
+@dataclass(frozen=True)
+class EpisodeSettings:
+    """What every episode of this executor is run with."""
+
+    max_timesteps: int = 500
+    action_timeout_s: float = 0.5
+    timeout_s: float = 300.0
+    use_images: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task came to. `fault` is the kind of infrastructure failure, None when there is a verdict."""
+
+    result: EpisodeResult
+    fault: str | None = None
+
+
+class EpisodeRunner:
+    """Runs one task at a time for each caller; never raises but for cancellation."""
+
+    def __init__(self, deployments: DeploymentManager, workers: EnvironmentWorkers, settings: EpisodeSettings) -> None:
+        self._deployments = deployments
+        self._workers = workers
+        self._settings = settings
+
+    async def run(self, task: TaskOut, on_deployed: Callable[[], None] = lambda: None) -> Outcome:
+        """The task's outcome. `on_deployed` is called when its policy is up."""
+        try:
+            if task.miner_endpoint is not None:
+                on_deployed()
+                return _outcome(await self._evaluate(task, task.miner_endpoint), None)
+            ref = PolicyRef(task.miner_repo, task.miner_revision)
+            async with self._deployments.lease(ref, task.miner_uid) as deployment:
+                on_deployed()
+                return await self._on_deployment(task, deployment)
+        except PolicyError as error:
+            return Outcome(_failed(error, ErrorKind.POLICY))
+        except InfrastructureError as error:
+            _log.warning("infrastructure_fault", task_uuid=str(task.task_uuid), code=error.code, error=str(error))
+            return Outcome(_failed(error, ErrorKind.INFRASTRUCTURE), fault=error.code)
+        except Exception as error:  # noqa: BLE001 - the outermost turn of this service's loop
+            # What nobody foresaw is ours, and goes into the log in full.
+            _log.exception("task_failed_unexpectedly", task_uuid=str(task.task_uuid))
+            return Outcome(_failed(f"{type(error).__name__}: {error}", ErrorKind.INFRASTRUCTURE), fault="unexpected")
+
+    async def _on_deployment(self, task: TaskOut, deployment: Deployment) -> Outcome:
+        reply = await self._evaluate(task, deployment.url)
+        if reply.error_kind is not None:
+            await self._deployments.probe(deployment)
+        if reply.error_kind is ErrorKind.INFRASTRUCTURE:
+            self._deployments.retire(deployment)
+        try:
+            await self._deployments.verify(deployment)
+        except PolicyError as error:
+            # After the first healthy reply any exit is the policy's, whatever the episode saw of it.
+            result = replace(reply.result(), success=False, score=0.0, error_kind=ErrorKind.POLICY, error=_clean(error))
+            return Outcome(replace(result, tree_digest=deployment.tree_digest))
+        return _outcome(reply, deployment)
+
+    async def _evaluate(self, task: TaskOut, base_url: str) -> EvaluateReply:
+        settings = self._settings
+        request = EvaluateRequest(
+            task_id=str(uuid4()),
+            seed=task.seed,
+            policy_seed=task.policy_seed,
+            base_url=base_url,
+            env_id=task.env_id,
+            max_timesteps=settings.max_timesteps,
+            action_timeout=settings.action_timeout_s,
+            use_images=settings.use_images,
+            timeout=settings.timeout_s,
+            model=task.miner_repo[:300],
+        )
+        async with self._workers.lease(task.env_id) as server:
+            return await server.evaluate(request, settings.timeout_s + _GRACE_S)
+
+
+def submission(task: TaskOut, result: EpisodeResult) -> ResultIn:
+    """The result under its task's lease, as the API takes it."""
+    return ResultIn(task_uuid=task.task_uuid, lease_token=task.lease_token, **asdict(result))
+
+
+def _outcome(reply: EvaluateReply, deployment: Deployment | None) -> Outcome:
+    result = replace(reply.result(), tree_digest=deployment.tree_digest if deployment else None)
+    if result.error is not None:
+        result = replace(result, error=_clean(result.error))
+    infrastructure = result.error_kind is ErrorKind.INFRASTRUCTURE
+    return Outcome(result, fault=(reply.extra.error_code or "environment") if infrastructure else None)
+
+
+def _failed(error: object, kind: ErrorKind) -> EpisodeResult:
+    """An episode of which nothing can be said but why it did not run."""
+    return EpisodeResult(
+        success=False,
+        score=0.0,
+        total_reward=0.0,
+        timesteps=0,
+        error=_clean(error),
+        error_kind=kind,
+        policy_seconds=0.0,
+    )
+
+
+def _clean(error: object) -> str:
+    """An error's text fit to be published: it may hold a policy's own output, whatever bytes that was."""
+    text = mask(str(error)).encode(errors="replace").decode()
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)[:_MAX_ERROR]

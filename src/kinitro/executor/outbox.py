@@ -1,0 +1,83 @@
+"""Results on their way to the API: none is lost while this process lives, however long the API is away."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from uuid import UUID
+
+from kinitro.errors import ApiError, ApiUnreachable
+from kinitro.executor.link import ApiLink
+from kinitro.logs import get_logger
+from kinitro.schemas import ResultIn
+
+_log = get_logger("executor")
+_BATCH = 100
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 15.0
+
+
+class Outbox:
+    """Submits results in their order, each as soon as it comes. `on_settled` is told of each that the API answered."""
+
+    def __init__(self, link: ApiLink, on_settled: Callable[[UUID], None]) -> None:
+        self._link = link
+        self._on_settled = on_settled
+        self._waiting: deque[ResultIn] = deque()
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, result: ResultIn) -> None:
+        """Takes a result; it is submitted by `run`."""
+        self._waiting.append(result)
+        self._emptied.clear()
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Submits until cancelled, with growing pauses while the API is away."""
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            await self._filled.wait()
+            try:
+                await self._submit([self._waiting[i] for i in range(min(_BATCH, len(self._waiting)))])
+                pause_s = _FIRST_PAUSE_S
+            except ApiUnreachable:
+                # Not for security: executors must not all come back at the same moment.
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+    async def flush(self, deadline_s: float) -> bool:
+        """Waits until everything is submitted; false when it was not within the deadline."""
+        try:
+            await asyncio.wait_for(self._emptied.wait(), deadline_s)
+        except TimeoutError:
+            _log.warning("results_not_submitted", count=len(self._waiting), note="their tasks will be run again")
+            return False
+        return True
+
+    async def _submit(self, batch: list[ResultIn]) -> None:
+        try:
+            answer = await self._link.submit(batch)
+        except ApiError as error:
+            if len(batch) > 1:
+                # One of them is unacceptable; alone, each of the others is taken.
+                for result in batch:
+                    await self._submit([result])
+                return
+            _log.error("result_refused", task_uuid=str(batch[0].task_uuid), error=str(error))
+        else:
+            for refusal in answer.errors:
+                _log.warning("result_rejected", task_uuid=str(refusal.task_uuid), reason=refusal.reason)
+        self._settle(batch)
+
+    def _settle(self, batch: list[ResultIn]) -> None:
+        for result in batch:
+            self._waiting.remove(result)
+            self._on_settled(result.task_uuid)
+        if not self._waiting:
+            self._filled.clear()
+            self._emptied.set()

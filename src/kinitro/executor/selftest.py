@@ -1,0 +1,97 @@
+"""Can this executor run an episode at all? A few steps in each family's environment with a policy of its own."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import uuid4
+
+from kinitro.backends.base import Backend, LaunchSpec, Limits, Role
+from kinitro.deployments import SnapshotStore
+from kinitro.deployments.manager import until_ready
+from kinitro.environments.base import EnvironmentSpec
+from kinitro.environments.protocol import EvaluateRequest
+from kinitro.errors import EnvironmentFault, PolicyError
+from kinitro.executor.link import ApiLink
+from kinitro.executor.workers import EnvironmentWorkers
+from kinitro.policy import server as policy_server
+
+_POLICY = '''"""Commands nothing."""
+
+
+class Policy:
+    needs_images = False
+
+    def reset(self, task, seed):
+        return None
+
+    def act(self, obs, state):
+        return {"continuous": {}}
+'''
+_STEPS = 5
+_TIMEOUT_S = 60.0
+
+
+class SelfTest:
+    """Passes when the API answers, a policy can be started and an environment of each family can be stepped."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        workers: EnvironmentWorkers,
+        link: ApiLink,
+        store: SnapshotStore,
+        environments: Sequence[EnvironmentSpec],
+        python: str = sys.executable,
+    ) -> None:
+        self._backend = backend
+        self._workers = workers
+        self._link = link
+        self._store = store
+        self._env_ids = list({spec.family: spec.env_id for spec in reversed(environments)}.values())
+        self._python = python
+
+    async def run(self, suspect: str) -> None:
+        """Raises a `KinitroError` that says what does not work. `suspect` is the kind of fault that led here."""
+        await self._link.check()
+        if suspect.startswith("hub_"):
+            await self._store.check()
+        folder = Path(tempfile.mkdtemp(prefix="kinitro-selftest-"))
+        try:
+            (folder / "policy.py").write_text(_POLICY)
+            shutil.copy(policy_server.__file__, folder / "server.py")
+            await self._run_episodes(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _run_episodes(self, folder: Path) -> None:
+        command = (self._python, "server.py", "--host", "{host}", "--port", "{port}")
+        running = await self._backend.launch(
+            LaunchSpec("The self-test's policy", Role.POLICY, command, folder, limits=Limits(cpus=1.0))
+        )
+        try:
+            await until_ready(running, _TIMEOUT_S)
+            for env_id in self._env_ids:
+                await self._run_episode(env_id, running.url)
+        except PolicyError as error:
+            raise EnvironmentFault(f"The self-test's own policy failed: {error}", code="selftest") from error
+        finally:
+            await running.stop(0.5)
+
+    async def _run_episode(self, env_id: str, url: str) -> None:
+        request = EvaluateRequest(
+            task_id=str(uuid4()),
+            seed=1,
+            policy_seed=1,
+            base_url=url,
+            env_id=env_id,
+            max_timesteps=_STEPS,
+            action_timeout=5.0,
+            use_images=False,
+            timeout=_TIMEOUT_S,
+        )
+        async with self._workers.lease(env_id) as server:
+            reply = await server.evaluate(request, 2 * _TIMEOUT_S)
+        if reply.error is not None:
+            raise EnvironmentFault(f"The self-test failed in {env_id}: {reply.error}", code="selftest")

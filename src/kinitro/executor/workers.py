@@ -1,0 +1,151 @@
+"""Environment servers: one process for each episode that runs at once, kept warm and replaced when one misbehaves."""
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
+from kinitro.environments.protocol import SECRET_VARIABLE
+from kinitro.environments.remote import RemoteEnvironmentServer
+from kinitro.errors import EnvironmentFault
+from kinitro.logs import get_logger
+
+_log = get_logger("executor")
+_PASSED_ON = ("KINITRO_GL", "MUJOCO_GL", "PYOPENGL_PLATFORM", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+ENVIRONMENT_SERVER = (sys.executable, "-P", "-m", "kinitro.environments.server", "--host", "{host}", "--port", "{port}")
+"""How an environment server of this installation is started."""
+_RECENT = 4  # as many simulators as an environment server keeps
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One environment server. `recent` are the environments whose simulators it has built, latest last."""
+
+    family: str
+    running: Running
+    server: RemoteEnvironmentServer
+    recent: list[str] = field(default_factory=list)
+
+    def used(self, env_id: str) -> None:
+        self.recent = [*(kept for kept in self.recent if kept != env_id), env_id][-_RECENT:]
+
+
+class EnvironmentWorkers:
+    """At most `capacity` environment servers. An async context manager: leaving it stops them all."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        capacity: int,
+        command: Sequence[str] = ENVIRONMENT_SERVER,
+        *,
+        start_timeout_s: float = 60.0,
+    ) -> None:
+        self._backend = backend
+        self._command = tuple(command)
+        self._start_timeout_s = start_timeout_s
+        self._free = asyncio.Semaphore(capacity)
+        self._capacity = capacity
+        self._workers: set[_Worker] = set()
+        self._idle: list[_Worker] = []
+
+    async def __aenter__(self) -> "EnvironmentWorkers":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def lease(self, env_id: str) -> AsyncIterator[RemoteEnvironmentServer]:
+        """A server for one episode of this environment; waits while all are busy.
+
+        One whose block ends by an exception is stopped, not reused. Raises `EnvironmentFault`
+        (`environment_start`) when none can be started.
+        """
+        async with self._free:
+            worker = await self._living_idle(env_id) or await self._start(env_id.partition("/")[0])
+            worker.used(env_id)
+            try:
+                yield worker.server
+            except BaseException:
+                await asyncio.shield(self._end(worker))
+                raise
+            self._idle.append(worker)
+
+    async def close(self) -> None:
+        """Stops every server. Safe to call twice."""
+        await asyncio.gather(*(self._end(worker) for worker in list(self._workers)))
+        self._idle.clear()
+
+    async def _living_idle(self, env_id: str) -> _Worker | None:
+        """An idle server of the family; best one that has this environment's simulator already."""
+        family = env_id.partition("/")[0]
+        while mine := [worker for worker in self._idle if worker.family == family]:
+            worker = max(mine, key=lambda worker: env_id in worker.recent)
+            self._idle.remove(worker)
+            if await worker.running.exit_code() is None:
+                return worker
+            await self._end(worker)
+        return None
+
+    async def _start(self, family: str) -> _Worker:
+        if len(self._workers) >= self._capacity and self._idle:
+            # Another family's: the one idle for longest makes way.
+            await self._end(self._idle.pop(0))
+        secret = secrets.token_urlsafe(32)
+        running = await self._backend.launch(self._spec(family, secret))
+        worker = _Worker(family, running, RemoteEnvironmentServer(running.url, secret))
+        self._workers.add(worker)
+        try:
+            await self._until_ready(worker)
+        except BaseException:
+            await asyncio.shield(self._end(worker))
+            raise
+        return worker
+
+    def _spec(self, family: str, secret: str) -> LaunchSpec:
+        passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        return LaunchSpec(
+            name=f"The environment server of {family}",
+            role=Role.ENVIRONMENT,
+            command=self._command,
+            directory=Path("/"),
+            environment=passed_on | {SECRET_VARIABLE: secret},
+            limits=Limits(cpus=1.0),
+        )
+
+    async def _until_ready(self, worker: _Worker) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._start_timeout_s
+        while True:
+            problem = await self._problem(worker)
+            if problem is None:
+                return
+            if (code := await worker.running.exit_code()) is not None:
+                problem = f"it ended with exit code {code}"
+            if code is not None or loop.time() >= end:
+                raise EnvironmentFault(
+                    f"The environment server of {worker.family} did not start: {problem}. Its last output:\n"
+                    f"{await worker.running.logs()}",
+                    code="environment_start",
+                    advice="Run `kinitro doctor` and `kinitro env test ENV_ID`.",
+                )
+            await asyncio.sleep(0.05)
+
+    async def _problem(self, worker: _Worker) -> str | None:
+        try:
+            await worker.server.health()
+        except EnvironmentFault as error:
+            return error.message
+        return None
+
+    async def _end(self, worker: _Worker) -> None:
+        if worker in self._workers:
+            self._workers.discard(worker)
+            await worker.server.close()
+            await worker.running.stop(0.5)
