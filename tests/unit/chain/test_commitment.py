@@ -2,7 +2,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinitro.chain import format_commitment, parse_commitment
@@ -84,12 +84,14 @@ def test_anything_else_is_refused_with_its_reason(text: str, reason: str) -> Non
 
 
 @given(st.text(max_size=140))
+@settings(deadline=None)
 def test_no_text_at_all_makes_the_reader_fail_in_another_way(text: str) -> None:
     with contextlib.suppress(InvalidCommitment):
         parse_commitment(text)
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
+@settings(deadline=None)
 def test_no_json_at_all_makes_the_reader_fail_in_another_way(value: object) -> None:
     with pytest.raises(InvalidCommitment):
         parse_commitment(json.dumps(value))
