@@ -1,8 +1,10 @@
 """What every request passes before a route sees it: who calls, how big the body is, and what it cost."""
 
 import asyncio
+import contextlib
 import time
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,6 +13,7 @@ from kinitro.api.metrics import Metrics
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 BODY_DEADLINE_S = 30.0
+DISCARD_DEADLINE_S = 2.0
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -50,14 +53,60 @@ class Gate:
         if scope["method"] in _READS:
             await self._app(scope, receive, send)
             return
-        if refused := refusal(self._rule, _caller(scope)):
-            await _refuse(refused, scope, receive, send)
-            return
-        body = await _read_body(receive)
+        incoming = _Incoming(receive)
+        refused = refusal(self._rule, _caller(scope))
+        body = refused if refused is not None else await incoming.read()
         if isinstance(body, Refusal):
-            await _refuse(body, scope, receive, send)
+            await incoming.discard()
+            await _refuse(body, incoming.ended, scope, receive, send)
         elif body is not None:
             await self._app(scope, _Replay(body, receive), send)
+
+
+class _Incoming:
+    """A body as it arrives. `ended` tells whether all of it has."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+
+    async def read(self) -> bytes | Refusal | None:
+        """The whole body, or why not; None when the caller hung up."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(BODY_DEADLINE_S):
+                while not self.ended:
+                    parts.append(await self._part())
+                    size += len(parts[-1])
+                    if size > MAX_BODY_BYTES:
+                        return Refusal(
+                            413, f"The body is larger than {MAX_BODY_BYTES} bytes. Send fewer results at once."
+                        )
+        except TimeoutError:
+            return Refusal(408, f"The body did not arrive within {BODY_DEADLINE_S:g} s. Send it again.")
+        except ClientDisconnect:
+            return None
+        return b"".join(parts)
+
+    async def discard(self) -> None:
+        """Throws away what still comes, within limits: a connection closed on unread bytes is reset by the kernel, and
+        the caller would never read why it was refused.
+        """
+        size = 0
+        with contextlib.suppress(TimeoutError, ClientDisconnect):
+            async with asyncio.timeout(DISCARD_DEADLINE_S):
+                while not self.ended and size <= MAX_BODY_BYTES:
+                    size += len(await self._part())
+
+    async def _part(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.ended = True
+            raise ClientDisconnect
+        self.ended = not message.get("more_body", False)
+        part: bytes = message.get("body", b"")
+        return part
 
 
 class _Replay:
@@ -74,31 +123,8 @@ class _Replay:
         return {"type": "http.request", "body": body, "more_body": False}
 
 
-async def _read_body(receive: Receive) -> bytes | Refusal | None:
-    """The whole body, or why not; None when the caller hung up."""
-    too_large = Refusal(413, f"The body is larger than {MAX_BODY_BYTES} bytes. Send fewer results at once.")
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_DEADLINE_S):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return None
-                part = message.get("body", b"")
-                size += len(part)
-                if size > MAX_BODY_BYTES:
-                    return too_large
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        return Refusal(408, f"The body did not arrive within {BODY_DEADLINE_S:g} s. Send it again.")
-
-
-async def _refuse(refused: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-    # The body is not read to its end, so the connection can't be used again.
-    headers = {"Connection": "close"}
+async def _refuse(refused: Refusal, body_ended: bool, scope: Scope, receive: Receive, send: Send) -> None:
+    headers = {} if body_ended else {"Connection": "close"}
     if refused.status_code == 401:
         headers["WWW-Authenticate"] = "Bearer"
     response = JSONResponse({"detail": refused.detail}, status_code=refused.status_code, headers=headers)

@@ -1,6 +1,8 @@
 import asyncio
 import contextlib
 import signal
+import socket
+import time
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, urlsplit
 
@@ -221,3 +223,20 @@ async def test_a_forged_forwarding_header_never_makes_a_caller_local(database_ur
         headers = {"X-Forwarded-For": "127.0.0.1"}
         answer = await http.post("/v1/tasks/fetch", json={"executor_id": "a", "batch_size": 1}, headers=headers)
         assert answer.status_code == 403
+
+
+async def test_a_refused_caller_reads_why_even_when_its_body_follows_late(database_url, start_api) -> None:
+    async with start_api(database_url, KINITRO_API_API_KEY="sesame") as api:
+        answer = await asyncio.to_thread(_send_head_then_body, urlsplit(api.url).port)
+    assert answer.startswith(b"HTTP/1.1 401")
+
+
+def _send_head_then_body(port: int) -> bytes:
+    # As python-requests does; a server that closes in between resets the connection and its answer is lost.
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"POST /v1/tasks/fetch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n")
+        time.sleep(0.2)
+        connection.sendall(b" " * 100_000)
+        time.sleep(0.2)
+        connection.sendall(b" " * 100_000)
+        return connection.recv(1000)

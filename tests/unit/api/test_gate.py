@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 from collections.abc import Iterable
 
 import pytest
@@ -69,6 +70,7 @@ async def test_a_body_over_the_limit_is_413_whatever_its_length_header_says() ->
 
 async def test_a_body_that_trickles_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "BODY_DEADLINE_S", 0.05)
+    monkeypatch.setattr(gate, "DISCARD_DEADLINE_S", 0.05)
     app = Echo()
     assert await post(app, [b"{"]) == 408
     assert app.bodies == []
@@ -80,7 +82,17 @@ async def test_a_caller_that_hangs_up_costs_nothing_more() -> None:
     assert app.bodies == []
 
 
-async def test_a_caller_that_may_not_call_is_refused_before_its_body_is_read() -> None:
+async def test_a_caller_that_may_not_call_is_refused_and_its_body_thrown_away() -> None:
     app = Echo()
-    assert await post(app, [], peer="10.0.0.3") == 403
+    assert await post(app, [b"a body", b"<end>"], peer="10.0.0.3") == 403
     assert app.bodies == []
+
+
+async def test_a_refused_caller_whose_body_never_comes_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "DISCARD_DEADLINE_S", 0.05)
+    assert await post(Echo(), [b"{"], peer="10.0.0.3") == 403
+
+
+async def test_a_refused_caller_can_not_keep_it_reading_without_end() -> None:
+    half = b"x" * (MAX_BODY_BYTES // 2 + 1)
+    assert await post(Echo(), itertools.repeat(half, 50), peer="10.0.0.3") == 403
