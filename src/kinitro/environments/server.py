@@ -46,7 +46,7 @@ from kinitro.policy.messages import PolicyHealth, TaskConfig
 from kinitro.types import ErrorKind
 
 KEPT_ENVIRONMENTS = 12
-"""Room for the eight default environments: one of MetaWorld's takes 0.35 s to build, as long as an episode, and 25 MB."""
+"""Room for the eight default environments: one of MetaWorld takes 0.35 s to build, as long as an episode, and 25 MB."""
 MAX_REQUEST_BYTES = 64 * 1024
 log = get_logger("environment_server")
 

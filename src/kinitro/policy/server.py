@@ -17,15 +17,17 @@ with `python server.py --host 127.0.0.1 --port 8000`. Kinitro's docs/protocol.md
 import argparse
 import asyncio
 import base64
+import contextlib
 import importlib
 import json
 import logging
+import queue
 import sys
+import threading
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,31 +60,95 @@ class PolicyFailedError(Exception):
     """The policy's own code raised, or returned something that is no action: answered with 500."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Turn:
-    """One waiting `act`: what it needs, and where its action goes."""
+    """One call that waits for the policy, and where its answer goes. `observation` is None for a reset."""
 
-    observation: dict[str, Any]
-    state: Any
+    call: Callable[[], Any]
     answer: "asyncio.Future[Any]"
+    observation: dict[str, Any] | None = None
+    state: Any = None
+
+
+class PolicyWorker:
+    """The one thread that runs policy code. What waits while it is busy is taken together, so batches form."""
+
+    def __init__(self, policy: Any) -> None:
+        self._act_batch: Callable[[list[Any], list[Any]], Any] | None = getattr(policy, "act_batch", None)
+        self._turns: queue.SimpleQueue[_Turn] = queue.SimpleQueue()
+        # A daemon: a policy that hangs must not keep the server from ending.
+        threading.Thread(target=self._run, name="policy", daemon=True).start()
+
+    async def do(self, call: Callable[[], Any], observation: dict[str, Any] | None = None, state: Any = None) -> Any:
+        """Runs the call in its turn. Raises PolicyFailedError with what the policy raised."""
+        turn = _Turn(call, asyncio.get_running_loop().create_future(), observation, state)
+        self._turns.put(turn)
+        return await turn.answer
+
+    def _run(self) -> None:
+        while True:
+            turns = [self._turns.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    turns.append(self._turns.get_nowait())
+            acts = [turn for turn in turns if turn.observation is not None]
+            if self._act_batch is None or len(acts) < 2:
+                self._one_by_one(turns)
+            else:
+                self._one_by_one([turn for turn in turns if turn.observation is None])
+                self._together(self._act_batch, acts)
+
+    def _one_by_one(self, turns: Sequence[_Turn]) -> None:
+        for turn in turns:
+            _deliver(turn, _attempt(turn.call))
+
+    def _together(self, act_batch: Callable[[list[Any], list[Any]], Any], acts: Sequence[_Turn]) -> None:
+        answers = _attempt(_batch, act_batch, acts)
+        for index, turn in enumerate(acts):
+            _deliver(turn, answers if isinstance(answers, PolicyFailedError) else answers[index])
+
+
+def _batch(act_batch: Callable[[list[Any], list[Any]], Any], acts: Sequence[_Turn]) -> list[Any]:
+    actions = act_batch([turn.observation for turn in acts], [turn.state for turn in acts])
+    if len(actions) != len(acts):
+        raise ValueError(f"act_batch returned {len(actions)} actions for {len(acts)} observations")
+    return [action_document(action) for action in actions]
+
+
+def _attempt(call: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except (Exception, SystemExit) as error:
+        # The outermost turn of the policy's own code: whatever it raises becomes the answer.
+        log.exception("the policy failed")
+        return PolicyFailedError(f"{type(error).__name__}: {error}")
+
+
+def _deliver(turn: _Turn, answer: Any) -> None:
+    # The loop is closed when the server has already ended.
+    with contextlib.suppress(RuntimeError):
+        turn.answer.get_loop().call_soon_threadsafe(_settle, turn.answer, answer)
+
+
+def _settle(future: "asyncio.Future[Any]", answer: Any) -> None:
+    if future.cancelled():
+        return
+    if isinstance(answer, PolicyFailedError):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
 
 
 class PolicyService:
-    """Runs one policy in one worker thread and keeps the states of its episodes apart.
-
-    Requests that arrive while the policy is busy are handed over together, so that `act_batch` sees a batch.
-    """
+    """Answers the three routes for one policy and keeps the states of its episodes apart."""
 
     def __init__(self, policy: Any) -> None:
         self._policy = policy
-        self._act_batch: Callable[[list[Any], list[Any]], Any] | None = getattr(policy, "act_batch", None)
-        self.needs_images = bool(getattr(policy, "needs_images", True))
-        self.max_concurrent_episodes = int(getattr(policy, "max_concurrent_episodes", 1))
-        self._kept_episodes = max(16, 2 * self.max_concurrent_episodes)
+        self._worker = PolicyWorker(policy)
+        self._needs_images = bool(getattr(policy, "needs_images", True))
+        self._max_concurrent_episodes = int(getattr(policy, "max_concurrent_episodes", 1))
+        self._kept_episodes = max(16, 2 * self._max_concurrent_episodes)
         self._states: OrderedDict[str, Any] = OrderedDict()
-        self._waiting: list[_Turn] = []
-        self._round: asyncio.Task[None] | None = None
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
         self._started = time.monotonic()
 
     def health(self) -> dict[str, Any]:
@@ -91,9 +157,9 @@ class PolicyService:
             "status": "healthy",
             "model_loaded": True,
             "uptime_seconds": time.monotonic() - self._started,
-            "max_concurrent_episodes": self.max_concurrent_episodes,
+            "max_concurrent_episodes": self._max_concurrent_episodes,
             "formats": ["json", "msgpack"],
-            "needs_images": self.needs_images,
+            "needs_images": self._needs_images,
         }
 
     async def reset(self, document: dict[str, Any]) -> dict[str, Any]:
@@ -101,10 +167,7 @@ class PolicyService:
         task = document.get("task_config")
         if not isinstance(task, dict) or not isinstance(task.get("seed"), int):
             raise BadRequestError("'task_config' must be an object with an integer 'seed'")
-        loop = asyncio.get_running_loop()
-        state = await loop.run_in_executor(self._worker, _attempt, self._policy.reset, task, task["seed"])
-        if isinstance(state, PolicyFailedError):
-            raise state
+        state = await self._worker.do(lambda: self._policy.reset(task, task["seed"]))
         episode_id = uuid.uuid4().hex
         self._states[episode_id] = state
         while len(self._states) > self._kept_episodes:
@@ -115,11 +178,10 @@ class PolicyService:
         """Asks the policy for one action."""
         observation = read_observation(document.get("obs"))
         state = self._state_of(document.get("episode_id"))
-        turn = _Turn(observation, state, asyncio.get_running_loop().create_future())
-        self._waiting.append(turn)
-        if self._round is None or self._round.done():
-            self._round = asyncio.create_task(self._serve_waiting())
-        return {"action": await turn.answer}
+        action = await self._worker.do(
+            lambda: action_document(self._policy.act(observation, state)), observation, state
+        )
+        return {"action": action}
 
     def _state_of(self, episode_id: Any) -> Any:
         if not self._states:
@@ -130,43 +192,6 @@ class PolicyService:
             raise BadRequestError(f"unknown episode_id {str(episode_id)[:80]!r}: call /reset first", 404)
         self._states.move_to_end(episode_id)
         return self._states[episode_id]
-
-    async def _serve_waiting(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            turns, self._waiting = self._waiting, []
-            answers = await loop.run_in_executor(self._worker, self._answers, turns)
-            for turn, answer in zip(turns, answers, strict=True):
-                if turn.answer.cancelled():
-                    continue
-                if isinstance(answer, PolicyFailedError):
-                    turn.answer.set_exception(answer)
-                else:
-                    turn.answer.set_result(answer)
-
-    def _answers(self, turns: Sequence[_Turn]) -> Sequence[Any]:
-        if self._act_batch is None or len(turns) == 1:
-            return [_attempt(self._act, turn) for turn in turns]
-        answers = _attempt(self._act_together, self._act_batch, turns)
-        return [answers] * len(turns) if isinstance(answers, PolicyFailedError) else answers
-
-    def _act(self, turn: _Turn) -> dict[str, Any]:
-        return action_document(self._policy.act(turn.observation, turn.state))
-
-    def _act_together(self, act_batch: Callable[[list[Any], list[Any]], Any], turns: Sequence[_Turn]) -> list[Any]:
-        actions = act_batch([turn.observation for turn in turns], [turn.state for turn in turns])
-        if len(actions) != len(turns):
-            raise ValueError(f"act_batch returned {len(actions)} actions for {len(turns)} observations")
-        return [action_document(action) for action in actions]
-
-
-def _attempt(call: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return call(*arguments)
-    except Exception as error:
-        # The outermost turn of the policy's own code: whatever it raises becomes the answer.
-        log.exception("the policy failed")
-        return PolicyFailedError(f"{type(error).__name__}: {error}")
 
 
 # The wire

@@ -56,7 +56,7 @@ async def _serve_connection(handler: Handler, reader: asyncio.StreamReader, writ
 
 
 @asynccontextmanager
-async def _raw_server(handler: Handler) -> AsyncIterator[str]:
+async def raw_server(handler: Handler) -> AsyncIterator[str]:
     tasks: set[asyncio.Task[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -96,7 +96,7 @@ def raw_policy(stack: AsyncExitStack) -> Callable[..., Awaitable[str]]:
             else:
                 await handler(path, body, writer)
 
-        return await stack.enter_async_context(_raw_server(answer))
+        return await stack.enter_async_context(raw_server(answer))
 
     return start
 

@@ -4,13 +4,15 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kinitro.errors import ConfigurationError, PolicyError
 from kinitro.policy.client import Endpoint, PolicyClient
 from kinitro.policy.codec import MAX_REPLY_BYTES, ActionSpace
 from kinitro.policy.messages import Observation, TaskConfig
 
-from .conftest import RIGHT, http_reply
+from .conftest import RIGHT, http_reply, raw_server
 
 SPACE = ActionSpace({"ee_twist": 6, "gripper": 1})
 OBSERVATION = Observation({"ee_pos": np.zeros(3)})
@@ -75,6 +77,26 @@ async def test_each_way_to_answer_badly_has_its_code(raw_policy, handler, code) 
     error = await act(await raw_policy(handler))
     assert (error.code if error else None) == code
     assert "\x00" not in str(error)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([b"", HEAD, HEAD + b"Content-Length: 20\r\n\r\n"]), st.binary(max_size=300))
+def test_any_bytes_on_the_wire_are_the_policys_error(head: bytes, rest: bytes) -> None:
+    async def episode() -> PolicyError | None:
+        async with raw_server(replying(head + rest, close=True)) as url, PolicyClient(url) as client:
+            client.episode_id = "e"
+            try:
+                await client.act(OBSERVATION, SPACE, 0.5)
+            except PolicyError as error:
+                return error
+        return None
+
+    error = asyncio.run(episode())
+    assert error is not None
+    assert error.code in {"disconnected", "malformed_reply", "http_error", "redirect", "timeout"}
 
 
 async def test_an_endless_body_is_cut_off_at_the_limit(raw_policy) -> None:

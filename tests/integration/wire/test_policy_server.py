@@ -46,6 +46,8 @@ class Policy:
             raise StopIteration("unlucky")
         return seed
     def act(self, obs, state):
+        if state == 9:
+            raise SystemExit("enough")
         if state == 1:
             raise RuntimeError("out of ideas")
         if state == 2:
@@ -128,12 +130,12 @@ async def test_health_answers_while_the_policy_thinks(policy_process) -> None:
 async def test_a_policys_own_exception_is_a_500_that_says_it(policy_process) -> None:
     url, _process = await policy_process(FAILING)
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-        answers = {seed: await act(http, episode_id=await reset(http, seed)) for seed in (1, 2, 3, 4)}
+        answers = {seed: await act(http, episode_id=await reset(http, seed)) for seed in (9, 1, 2, 3, 4)}
         unlucky = await http.post("/reset", json={"task_config": TASK | {"seed": 13}})
     assert answers[1].json()["error"] == "RuntimeError: out of ideas"
     assert "not a dict" in answers[2].json()["error"]
     assert "'ee_twist' that is not finite" in answers[3].json()["error"]
-    assert {seed: answer.status_code for seed, answer in answers.items()} == {1: 500, 2: 500, 3: 500, 4: 200}
+    assert {seed: answer.status_code for seed, answer in answers.items()} == {9: 500, 1: 500, 2: 500, 3: 500, 4: 200}
     assert unlucky.status_code == 500
     assert "unlucky" in unlucky.json()["error"]
 
@@ -147,25 +149,36 @@ async def test_a_failing_batch_answers_everyone(policy_process) -> None:
     assert {answer.status_code for answer in answers} <= {200, 500}
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status"),
-    [
-        ("/act", b"{", 400),
-        ("/act", b"[1]", 422),
-        ("/act", b'{"obs": 1}', 422),
-        ("/act", b'{"obs": {"proprio": {"x": ["a"]}}}', 422),
-        ("/act", b'{"obs": {"rgb": {"c": {"data": "AA=="}}}}', 422),
-        ("/reset", b"{}", 422),
-        ("/reset", b'{"task_config": {"seed": "x"}}', 422),
-        ("/nowhere", b"{}", 404),
-    ],
-)
-async def test_bad_requests_are_the_callers_fault(policy_process, path: str, body: bytes, status: int) -> None:
+BAD_REQUESTS = [
+    ("/act", b"{", 400),
+    ("/act", b"[1]", 422),
+    ("/act", b'{"obs": 1}', 422),
+    ("/act", b'{"obs": {"proprio": {"x": ["a"]}}}', 422),
+    ("/act", b'{"obs": {"rgb": {"c": {"data": "AA=="}}}}', 422),
+    ("/reset", b"{}", 422),
+    ("/reset", b'{"task_config": {"seed": "x"}}', 422),
+    ("/nowhere", b"{}", 404),
+]
+
+
+async def test_bad_requests_are_the_callers_fault_and_harm_nobody(policy_process) -> None:
     url, _process = await policy_process(COUNTING)
     async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
-        await reset(http)
-        answer = await http.post(path, content=body)
-    assert answer.status_code == status
+        episode = await reset(http)
+        for path, body, status in BAD_REQUESTS:
+            answer = await http.post(path, content=body)
+            assert (path, body, answer.status_code) == (path, body, status)
+        assert await twist(http, episode_id=episode) == [1, 3, 0, 0, 0, 0]
+
+
+async def test_each_of_several_waiting_episodes_is_answered_as_soon_as_it_is_done(policy_process) -> None:
+    url, _process = await policy_process("import time\n" + COUNTING.replace('state["n"] += 1', "time.sleep(0.2)"))
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        episodes = [await reset(http, seed) for seed in range(4)]
+        waiting = [asyncio.create_task(act(http, episode_id=episode)) for episode in episodes]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert sum(task.done() for task in waiting) < 4
+        await asyncio.gather(*waiting)
 
 
 async def test_msgpack_is_answered_in_msgpack(policy_process) -> None:
