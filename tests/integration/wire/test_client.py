@@ -26,7 +26,7 @@ async def act(url: str, timeout_s: float = 0.5) -> PolicyError | None:
         try:
             await client.act(OBSERVATION, SPACE, timeout_s)
         except PolicyError as error:
-            assert client.last_wait.seconds < timeout_s + 0.3
+            assert client.last_wait.seconds < timeout_s + 2
             return error
     return None
 
@@ -191,7 +191,7 @@ async def test_a_reply_in_many_pieces_never_holds_the_loop_up(raw_policy) -> Non
     error = await act(url)
     ticker.cancel()
     assert error is not None
-    assert longest < 0.2
+    assert longest < 1
 
 
 async def test_a_prefix_and_msgpack_are_used_when_given(raw_policy) -> None:
