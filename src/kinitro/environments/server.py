@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import uvicorn
 from pydantic import BaseModel, ValidationError
@@ -162,17 +162,20 @@ class EvaluationService:
     async def _attempt(
         self, spec: EnvironmentSpec, request: EvaluateRequest
     ) -> tuple[EpisodeOutcome, dict[str, float | str]]:
+        policy = PolicyClient(request.base_url)
         try:
-            async with PolicyClient(request.base_url) as policy:
+            async with policy:
                 health = await self._policy_health(policy)
+                health_s = policy.last_wait.seconds
                 options = EnvironmentOptions(
                     images=request.use_images and health.needs_images, randomisation=self._randomisation
                 )
                 environment = self._environments.get(spec, options)
                 outcome = await run_episode(environment, policy, _episode(spec, request), monitor=self._monitor)
-                return outcome, dict(environment.facts().values)
+                counted = replace(outcome, policy_seconds=outcome.policy_seconds + health_s)
+                return counted, dict(environment.facts().values)
         except PolicyError as error:
-            return _nothing(error.code, error, ErrorKind.POLICY), {}
+            return _nothing(error.code, error, ErrorKind.POLICY, policy_seconds=policy.last_wait.seconds), {}
         except InfrastructureError as error:
             return _nothing(error.code, error, ErrorKind.INFRASTRUCTURE), {}
         except Exception as error:
@@ -201,7 +204,7 @@ def _episode(spec: EnvironmentSpec, request: EvaluateRequest) -> EpisodeRequest:
     )
 
 
-def _nothing(code: str, error: Exception, kind: ErrorKind) -> EpisodeOutcome:
+def _nothing(code: str, error: Exception, kind: ErrorKind, *, policy_seconds: float = 0.0) -> EpisodeOutcome:
     """The outcome of an episode that did not begin or that the simulator broke off."""
     message = (
         str(error) if isinstance(error, KinitroError) else f"The simulator failed: {type(error).__name__}: {error}"
@@ -211,7 +214,7 @@ def _nothing(code: str, error: Exception, kind: ErrorKind) -> EpisodeOutcome:
         score=0.0,
         total_reward=0.0,
         timesteps=0,
-        policy_seconds=0.0,
+        policy_seconds=policy_seconds,
         mean_action_s=0.0,
         max_action_s=0.0,
         error=message,

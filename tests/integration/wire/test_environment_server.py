@@ -15,7 +15,7 @@ from kinitro.errors import ConfigurationError, EnvironmentFault
 from kinitro.testing.line_world import LINE_REACH, LineWorld, find
 from kinitro.types import ErrorKind
 
-from .conftest import RIGHT, free_port, http_reply
+from .conftest import HEALTHY, RIGHT, free_port, http_reply
 
 SECRET = "a-load's-own"
 
@@ -203,6 +203,21 @@ async def test_a_policy_that_is_not_healthy_fails_its_episode(raw_policy, served
     async with RemoteEnvironmentServer(url, SECRET) as remote:
         reply = await remote.evaluate(request(policy), 10)
     assert (reply.success, reply.error_kind, reply.extra.timesteps) == (False, ErrorKind.POLICY, 0)
+
+
+async def test_time_spent_in_health_counts_as_the_policys(raw_policy, served) -> None:
+    async def slow(path, _body, writer):
+        if path == "/health":
+            await asyncio.sleep(0.3)
+            writer.write(http_reply(HEALTHY))
+        else:
+            writer.write(http_reply({"status": "ok", "episode_id": "e"} if path == "/reset" else RIGHT))
+
+    url, policy = await served(build_app(Built().catalogue(), SECRET)), await raw_policy(slow, everything=True)
+    async with RemoteEnvironmentServer(url, SECRET) as remote:
+        reply = await remote.evaluate(request(policy, action_timeout=5), 30)
+    assert reply.success
+    assert reply.extra.policy_seconds >= 0.3
 
 
 async def test_a_policy_that_is_not_there_fails_its_episode(served) -> None:
