@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kinitro.errors import DatabaseError
+from kinitro.errors import DatabaseError, DatabaseUnreachable
 from kinitro.storage import schema
 from kinitro.storage.database import Place, located, open_place
 from kinitro.storage.tables import cycles, metadata, weights
@@ -95,10 +95,11 @@ async def reset(url: str | None, *, home: Path | None = None) -> str:
 
 async def drop(url: str | None, *, home: Path | None = None) -> bool:
     """Removes the database and everything in it, ending others' connections. False when there was none."""
-    async with located(url, home=home) as place, _maintenance(place) as connection:
-        if not await _exists(connection, place.name):
+    async with located(url, home=home) as place:
+        if await _is_missing(place):
             return False
-        await connection.execute(f"drop database if exists {_quoted(place.name)} with (force)")
+        async with _maintenance(place) as connection:
+            await connection.execute(f"drop database if exists {_quoted(place.name)} with (force)")
         return True
 
 
@@ -120,9 +121,9 @@ async def status(url: str | None, *, home: Path | None = None) -> DatabaseStatus
 
 
 async def _create(place: Place) -> bool:
+    if not await _is_missing(place):
+        return False
     async with _maintenance(place) as connection:
-        if await _exists(connection, place.name):
-            return False
         try:
             # A clean template: the server's own may hold other tables or another encoding.
             await connection.execute(f"create database {_quoted(place.name)} template template0 encoding 'UTF8'")
@@ -131,9 +132,21 @@ async def _create(place: Place) -> bool:
         return True
 
 
+async def _is_missing(place: Place) -> bool:
+    """Asks the database itself: not every user may connect to the server's own to look."""
+    try:
+        connection = await place.connect()
+    except DatabaseUnreachable as error:
+        if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError):
+            return True
+        raise
+    await connection.close()
+    return False
+
+
 async def _migrate(place: Place) -> None:
     async with open_place(place) as database, database.begin() as connection:
-        await schema.migrate(connection, place.shown)
+        await schema.migrate(connection, place.shown, place.flag)
 
 
 async def _wipe(place: Place) -> None:
@@ -167,10 +180,6 @@ async def _maintenance(place: Place) -> AsyncIterator[asyncpg.Connection]:
         ) from error
     finally:
         await connection.close()
-
-
-async def _exists(connection: asyncpg.Connection, name: str) -> bool:
-    return await connection.fetchval("select 1 from pg_database where datname = $1", name) is not None
 
 
 def _quoted(name: str) -> str:

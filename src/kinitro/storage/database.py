@@ -81,7 +81,7 @@ async def open_database(
     async with located(url, home=home) as place, open_place(place) as database:
         if check_schema:
             async with database.connect() as connection:
-                await schema.check(connection, place.shown)
+                await schema.check(connection, place.shown, place.flag)
         yield database
 
 
@@ -101,6 +101,11 @@ class Place:
     def shown(self) -> str:
         """The URL for messages, its password masked."""
         return unquote(self.url.render_as_string(hide_password=True))
+
+    @property
+    def flag(self) -> str:
+        """What a `kinitro db` command needs to mean this database."""
+        return "" if self.revive is not None else f" --database-url {self.shown}"
 
     def sibling(self, name: str) -> "Place":
         """Another database of the same server."""
@@ -203,7 +208,7 @@ def _explain(error: Exception, place: Place) -> tuple[str, str]:
 def _creation_advice(place: Place) -> str:
     if place.revive is not None:
         return "Create it with `kinitro db init`."
-    return f"Create it with `kinitro db create --database-url {place.shown}`."
+    return f"Create it with `kinitro db create{place.flag}`."
 
 
 @contextmanager
