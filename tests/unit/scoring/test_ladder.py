@@ -34,7 +34,7 @@ def prizes(export: CycleExport) -> dict[str, int | None]:
 
 def table(*rates: float, episodes: int = 100) -> Table:
     """The first `rate` of the episodes succeed, in each environment."""
-    return np.arange(episodes)[None, :] < np.array(rates)[:, None] * episodes
+    return np.arange(episodes)[None, :] < np.round(np.array(rates)[:, None] * episodes)
 
 
 def test_the_first_in_line_holds_what_nobody_takes(make_export: MakeExport) -> None:
@@ -311,3 +311,29 @@ def test_an_export_that_contradicts_itself_is_refused_by_name(change: object, pr
     assert callable(change)
     with pytest.raises(InvalidExport, match=problem):
         score_cycle(export.model_copy(update=change(export)))
+
+
+@given(fields())
+@settings(max_examples=20, deadline=None)
+def test_an_export_read_back_from_its_file_gives_the_same_scores_to_the_last_digit(
+    field: tuple[dict[int, Table], list[dict[int, Table]]],
+) -> None:
+    export = build_export(field[0], earlier=field[1])
+    again = CycleExport.model_validate_json(export.model_dump_json())
+    assert score_cycle(again) == score_cycle(export)
+
+
+def test_packed_outcomes_put_back_as_history_weigh_as_much_as_the_cycle_did(make_export: MakeExport) -> None:
+    now, before = {0: table(0.50), 1: table(0.56)}, {0: table(0.1), 1: table(0.9)}
+    packed = pack_outcomes(make_export(before))
+    row = make_export(now, earlier=[before]).history[0]
+    bits = {uid: packed[uid, row.env_id] for uid in now}
+    rebuilt = row.model_copy(
+        update={
+            "evaluated": {uid: evaluated.hex() for uid, (evaluated, _) in bits.items()},
+            "success": {uid: success.hex() for uid, (_, success) in bits.items()},
+        }
+    )
+    assert rebuilt == row
+    (duel,) = score_cycle(make_export(now, earlier=[before])).walks["crown"].duels
+    assert (duel.wins, duel.ties, duel.losses) == (6 + 80, 94 + 20, 0)
