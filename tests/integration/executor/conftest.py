@@ -1,12 +1,21 @@
+import asyncio
+import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from kinitro.backends.process import ProcessBackend
 from kinitro.deployments.snapshots import SnapshotStore
+from kinitro.executor import build_executor
+from kinitro.settings import ExecutorSettings
+from kinitro.testing.line_world import LINE_REACH
 from kinitro.types import PolicyRef
+
+from .fake_api import FakeApi
 
 POLICY_SERVER = """
 import json, os, sys, threading, time, uuid
@@ -77,3 +86,69 @@ def add_policy(tmp_path: Path, store: SnapshotStore) -> AddPolicy:
 async def backend() -> AsyncIterator[ProcessBackend]:
     async with ProcessBackend() as backend:
         yield backend
+
+
+RIGHT = "def act(obs):\n    return {'continuous': {'ee_twist': [1.0, 0, 0, 0, 0, 0]}}\n"
+"""The behaviour of a policy that always reaches the line world's goal."""
+LINE_SERVER = Path(__file__).with_name("line_server.py")
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeApi]:
+    api = FakeApi()
+    await api.come()
+    yield api
+    await api.go()
+
+
+@pytest.fixture
+def switches(tmp_path: Path) -> Path:
+    """A folder whose files break the environment servers (see `line_server.py`)."""
+    folder = tmp_path / "switches"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `KINITRO_HOME` whose snapshots are those of `store`."""
+    monkeypatch.setenv("KINITRO_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+async def run_executor(
+    api: FakeApi, home: Path, switches: Path
+) -> AsyncIterator[Callable[..., AbstractAsyncContextManager[asyncio.Task[None]]]]:
+    """Runs an executor in this process for the length of a block; leaving it asks it to end, in order."""
+
+    @asynccontextmanager
+    async def run(**changes: object) -> AsyncIterator[asyncio.Task[None]]:
+        chosen = {
+            "api_url": api.url, "executor_id": "test", "eval_mode": "process", "max_concurrent": 2, "batch_size": 4,
+            "poll_interval_seconds": 0.1, "miner_deployment_warmup_timeout": 10.0, "action_timeout": 2.0,
+            "eval_timeout": 20.0, "shutdown_grace_seconds": 5.0,
+        } | changes  # fmt: skip
+        settings = ExecutorSettings.load(**chosen)
+        server = (sys.executable, str(LINE_SERVER), "{host}", "{port}", str(switches))
+        async with build_executor(settings, environments=(LINE_REACH,), environment_server=server) as executor:
+            task = asyncio.create_task(executor.run())
+            try:
+                yield task
+            finally:
+                task.cancel()
+                await asyncio.wait({task})
+
+    yield run
+
+
+@pytest.fixture
+def events() -> Iterator[list[MutableMapping[str, object]]]:
+    with structlog.testing.capture_logs() as events:
+        yield events
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - it looks at other processes
+            await asyncio.sleep(0.02)

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-import structlog
 
 from kinitro.backends.process import ProcessBackend
 from kinitro.deployments import DeploymentManager, DeploymentSettings, SnapshotStore
@@ -16,12 +15,6 @@ from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 
 UID = 7
-
-
-@pytest.fixture
-def events() -> Iterator[list]:
-    with structlog.testing.capture_logs() as events:
-        yield events
 
 
 @pytest.fixture
