@@ -96,8 +96,9 @@ async def _resolve(host: str, port: int) -> tuple[int, tuple[str, int]]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(
-            f"--host {host} is not an address of this machine: {error}.", advice="Use 127.0.0.1 or 0.0.0.0."
+            f"--host {host} is not an address of this machine: {cause}.", advice="Use 127.0.0.1 or 0.0.0.0."
         ) from None
     family, _, _, _, address = found[0]
     return family, (str(address[0]), int(address[1]))

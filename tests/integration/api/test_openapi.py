@@ -4,9 +4,12 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
+@pytest.mark.timeout(300)
 async def test_every_answer_is_one_that_the_schema_promises(world, database_url, start_api, tmp_path: Path) -> None:
     await world.finished_cycle()
     await world.plan(revision="2")
