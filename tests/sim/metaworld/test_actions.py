@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 
 from kinitro.environments.base import Randomisation
-from kinitro.environments.metaworld.experts import NativeEpisodes, as_channels, run_expert
+from kinitro.environments.metaworld.adapter import MetaWorldEnvironment
+from kinitro.environments.metaworld.experts import NativeEpisodes, as_channels
 from kinitro.policy.messages import Action
 
 STILL = np.zeros(6)
+
+
+def solves(environment: MetaWorldEnvironment, seed: int) -> bool:
+    environment.reset(seed)
+    return any(environment.step(environment.expert_action()).success for _ in range(500))
 
 
 def test_the_native_action_space_is_reached_exactly(build) -> None:
@@ -83,13 +89,13 @@ def test_a_twist_beyond_the_limits_is_the_limit(build) -> None:
 )
 def test_experts_do_as_well_through_our_channels_as_natively(task: str, build) -> None:
     native, ours = NativeEpisodes(task), build(task, level=Randomisation.OFF)
-    assert [run_expert(ours, seed, 500) for seed in range(3)] == [native.run(seed, 500) for seed in range(3)]
+    assert [solves(ours, seed) for seed in range(3)] == [native.run(seed, 500) for seed in range(3)]
 
 
 @pytest.mark.parametrize("task", ["pick-place-v3", "drawer-close-v3", "peg-insert-side-v3"])
 def test_experts_still_solve_the_task_under_standard_randomisation(task: str, build) -> None:
     environment = build(task)
-    assert sum(run_expert(environment, seed, 500) for seed in range(3)) >= 2
+    assert sum(solves(environment, seed) for seed in range(3)) >= 2
 
 
 def test_a_simulation_that_diverges_fails_the_episode(build, tmp_path, monkeypatch) -> None:

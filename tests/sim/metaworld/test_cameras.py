@@ -126,6 +126,6 @@ def test_a_blank_picture_is_our_fault(build, monkeypatch: pytest.MonkeyPatch) ->
     environment = build("reach-v3", images=True)
     environment.reset(1)
     monkeypatch.setattr("mujoco.mjr_readPixels", lambda pixels, *_: pixels.fill(0))  # what a stale context reads
-    with pytest.raises(EnvironmentFault, match="corner4.*blank") as caught:
+    with pytest.raises(EnvironmentFault, match=r"corner4.*blank") as caught:
         environment.step(Action())
     assert caught.value.code == "rendering"

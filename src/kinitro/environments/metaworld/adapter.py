@@ -15,6 +15,7 @@ from kinitro.environments.base import (
     Step,
 )
 from kinitro.environments.metaworld import cameras, randomisation, tasks
+from kinitro.environments.metaworld.experts import Expert, as_channels, expert
 from kinitro.environments.metaworld.rendering import Marker, Renderer
 from kinitro.environments.metaworld.simulator import Simulator
 from kinitro.policy.messages import Action, Image, Observation
@@ -38,6 +39,7 @@ class MetaWorldEnvironment(Environment):
         self._renderer = Renderer(self._simulator.model, size, options.render_profile) if options.images else None
         self._picture_renderer: Renderer | None = None
         self._intrinsics = {name: cameras.intrinsics(self._simulator.model, name, size) for name in spec.cameras}
+        self._expert: Expert | None = None
         self._facts = EpisodeFacts()
         self._gripper = _OPEN
 
@@ -78,6 +80,12 @@ class MetaWorldEnvironment(Environment):
     def privileged(self) -> Vector:
         """MetaWorld's full observation (39), object poses and goal included: for experts and tests, never a policy."""
         return self._simulator.privileged
+
+    def expert_action(self) -> Action:
+        """What MetaWorld's scripted expert, who reads the privileged state, does now."""
+        if self._expert is None:
+            self._expert = expert(self.spec.task_name)
+        return as_channels(self._expert(self.privileged()))
 
     def picture(self, camera: str) -> Image:
         """One camera at full quality, 336x336 pixels, for people. Draws nothing until it is first called."""

@@ -10,7 +10,6 @@ from metaworld.env_dict import ENV_CLS_MAP
 from metaworld.policies import ENV_POLICY_MAP
 from numpy.typing import NDArray
 
-from kinitro.environments.metaworld.adapter import MetaWorldEnvironment
 from kinitro.policy.messages import Action
 
 Vector = NDArray[np.float64]
@@ -34,13 +33,6 @@ def as_channels(native: Vector) -> Action:
     """The Action whose effect is exactly this native action's (4)."""
     clipped = np.clip(native, -1.0, 1.0)
     return Action({"ee_twist": np.array([*clipped[:3], 0.0, 0.0, 0.0]), "gripper": (clipped[3:] + 1.0) / 2.0})
-
-
-def run_expert(environment: MetaWorldEnvironment, seed: int, max_steps: int) -> bool:
-    """Whether the task's expert succeeds in the episode of this seed through our channels."""
-    act = expert(environment.spec.task_name)
-    environment.reset(seed)
-    return any(environment.step(as_channels(act(environment.privileged()))).success for _ in range(max_steps))
 
 
 class NativeEpisodes:

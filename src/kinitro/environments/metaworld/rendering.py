@@ -21,7 +21,7 @@ _PIN_M: Final = 0.012
 """Radii."""
 _MAX_GEOMS: Final = 1000
 _FULL_SAMPLES: Final = 4
-_FULL_SHADOWS: Final = 4096
+_FULL_SHADOWS: Final = 2048
 # Multisampling, shadows and reflections are nine tenths of the cost of a picture on a CPU.
 _COSTLY: Final = (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION)
 
