@@ -9,11 +9,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from kinitro.errors import ConfigurationError, DatabaseUnreachable
 from kinitro.settings import home_directory
@@ -181,12 +183,18 @@ async def open_place(place: Place) -> AsyncIterator[Database]:
         pool_size=10,
         max_overflow=10,
         pool_timeout=10,
-        pool_pre_ping=True,  # the server may have been restarted since
     )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
     try:
         yield Database(engine, place.shown)
     finally:
         await asyncio.shield(engine.dispose())
+
+
+def _refuse_closed(connection: DBAPIConnection, _record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    """Lets the pool connect anew when the server has gone since, without asking it each time."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 def _explain(error: Exception, place: Place) -> tuple[str, str]:

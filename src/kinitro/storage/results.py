@@ -115,7 +115,6 @@ async def take(connection: AsyncConnection, executor_id: str, results: Sequence[
     if decisions.faults:
         rows = [_fault_row(result, task) for result, task in decisions.faults]
         await connection.execute(_WRITE_FAULTS, {"executor": executor_id, "rows": json.dumps(rows), **_AVOID})
-    await _record_snapshots(connection, decisions)
     for cycle_id, uids in decisions.uids.items():
         await close_over_budget(connection, cycle_id, uids)
     return SubmitResponse(accepted=decisions.accepted, rejected=len(decisions.refusals), errors=decisions.refusals)
@@ -145,13 +144,6 @@ def _task_state(row: Row[Any], cycle: Row[Any]) -> TaskState:  # Any: raw SQL ha
 async def _reported(connection: AsyncConnection, tokens: set[UUID]) -> dict[tuple[UUID, UUID], bytes]:
     rows = await connection.execute(_REPORTED, {"tokens": list(tokens)})
     return {(row.task_id, row.lease_token): row.content_sha256 for row in rows}
-
-
-async def _record_snapshots(connection: AsyncConnection, decisions: Decisions) -> None:
-    taken = [*decisions.verdicts, *(result for result, _ in decisions.faults)]
-    found = [{"task_id": str(r.task_uuid), "tree_digest": r.tree_digest} for r in taken if r.tree_digest]
-    if found:
-        await connection.execute(_WRITE_SNAPSHOTS, {"rows": json.dumps(found)})
 
 
 def _report_row(result: ResultIn) -> dict[str, object]:
@@ -203,6 +195,7 @@ _REPORTED = text("""
     select task_id, lease_token, content_sha256 from reports where lease_token = any(cast(:tokens as uuid[]))
 """)
 
+# Snapshots in order: two batches that bring the same ones wait for each other, and not in a circle.
 _WRITE_VERDICTS = text("""
     with r as materialized (
         select * from json_to_recordset(cast(:rows as json)) as r(
@@ -220,6 +213,15 @@ _WRITE_VERDICTS = text("""
         select t.id, t.cycle_id, t.uid, t.env_id, t.episode_index, r.success, r.score, r.total_reward, r.timesteps,
                r.error, r.error_kind, r.trace_digest, r.tree_digest, r.image_digest, r.policy_seconds, :executor
         from r join tasks t on t.id = r.task_id
+    ),
+    snapshot as (
+        insert into snapshots (repo_key, revision, tree_digest)
+        select distinct on (lower(t.repo), t.revision) lower(t.repo), t.revision, r.tree_digest
+        from r join tasks t on t.id = r.task_id
+        where r.tree_digest is not null and not exists (
+            select 1 from snapshots s where s.repo_key = lower(t.repo) and s.revision = t.revision)
+        order by lower(t.repo), t.revision
+        on conflict do nothing
     )
     update tasks t set status = 'completed', started = true from r where t.id = r.task_id
 """)
@@ -240,17 +242,4 @@ _WRITE_FAULTS = text("""
         avoid_executor = :executor,
         avoid_until = clock.at + make_interval(secs => r.delay_s + cast(:avoid_s as float8))
     from r, clock where t.id = r.task_id
-""")
-
-# Sorted: two batches that bring the same snapshots wait for each other in one order.
-_WRITE_SNAPSHOTS = text("""
-    insert into snapshots (repo_key, revision, tree_digest)
-    select distinct on (lower(t.repo), t.revision) lower(t.repo), t.revision, r.tree_digest
-    from json_to_recordset(cast(:rows as json)) as r(task_id uuid, tree_digest text)
-    join tasks t on t.id = r.task_id
-    where not exists (
-        select 1 from snapshots s where s.repo_key = lower(t.repo) and s.revision = t.revision
-    )
-    order by lower(t.repo), t.revision
-    on conflict do nothing
 """)

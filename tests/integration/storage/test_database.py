@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -40,8 +42,17 @@ async def test_a_missing_database_names_the_command_that_creates_it(database_url
             pass
 
 
-async def test_a_wrong_password_is_said_and_not_shown(database_server, database_url: str) -> None:
+async def test_connections_that_died_while_idle_are_replaced_unnoticed(database_server, database: Database) -> None:
+    async with database.connect() as connection:
+        pid = await connection.scalar(text("select pg_backend_pid()"))
+    await database_server.run(f"select pg_terminate_backend({pid})")
+    await asyncio.sleep(0.2)
+    await database.ping()
+
+
+async def test_refused_credentials_are_said_and_the_password_is_not_shown(database_server, database_url: str) -> None:
     url = parse_url(database_url)
+    # With a password asked for this is a wrong one; where everyone is trusted, as embedded, a role without login.
     await database_server.run("do $$ begin create role nobody_known nologin; exception when others then null; end $$")
     wrong = url.set(username="nobody_known", password="s3cret").render_as_string(hide_password=False)
     with pytest.raises(DatabaseUnreachable, match="Check the user and the password") as caught:
