@@ -63,26 +63,35 @@ def configure(level: LogLevel, log_format: LogFormat = LogFormat.CONSOLE) -> Non
 
 
 def run_service(service: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Runs a service until it ends by itself or SIGINT or SIGTERM cancels it; a second signal ends the process."""
+    """Runs a service until it ends by itself or SIGINT or SIGTERM cancels it; a second signal ends the process.
+
+    Exits with 130 after Ctrl-C, and with 0 after SIGTERM, which is how a supervisor stops a service.
+    """
+    received: list[int] = []
 
     async def supervised() -> None:
         loop = asyncio.get_running_loop()
         task = asyncio.ensure_future(service())
 
-        def stop() -> None:
+        def stop(number: int) -> None:
+            received.append(number)
             task.cancel()
             # The next signal does what it does by default: end at once.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+            for each in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(each)
 
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, stop, number)
         try:
             await task
         except asyncio.CancelledError:
-            return
+            if not received:
+                raise
 
     asyncio.run(supervised())
+    if signal.SIGINT in received:
+        typer.echo("Interrupted; everything this command started was stopped.", err=True)
+        raise typer.Exit(130)
 
 
 def print_json(value: object) -> None:

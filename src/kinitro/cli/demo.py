@@ -16,6 +16,10 @@ def demo(
     episodes: Annotated[
         int, typer.Option("--episodes", min=1, max=1000, help="Episodes a miner and environment.")
     ] = 10,
+    setup_only: Annotated[
+        bool,
+        typer.Option("--setup-only", help="Only enter the bundled miners on your dev ledger."),
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services up afterwards, until Ctrl-C.")] = False,
 ) -> None:
     """See the whole loop on this machine: five bundled policies evaluated in MuJoCo and ranked.
@@ -27,4 +31,20 @@ def demo(
 
     from kinitro.demo import DemoOptions, run_demo
 
+    if setup_only:
+        _set_up()
+        return
     run_service(lambda: run_demo(DemoOptions(episodes=episodes, keep=keep), Console(highlight=False)))
+
+
+def _set_up() -> None:
+    import asyncio
+
+    from kinitro.demo import ENVIRONMENTS, NETUID, enter_miners
+    from kinitro.settings import home_directory
+
+    asyncio.run(enter_miners(home_directory()))
+    typer.echo(f"The bundled miners are on the dev ledger in {home_directory()}. Next, each in its own terminal:")
+    typer.echo("  kinitro db init && kinitro api")
+    typer.echo(f"  kinitro scheduler --network dev --netuid {NETUID} --environments {','.join(ENVIRONMENTS)}")
+    typer.echo("  kinitro executor --eval-mode process")

@@ -32,6 +32,8 @@ ENVIRONMENTS = (
 )
 MAX_TIMESTEPS = 250
 """The bundled policies either succeed well within this or never."""
+NEXT_CYCLE_S = "120"
+"""When `--keep` leaves the services up."""
 API_READY_S = 60.0
 POLL_S = 0.5
 
@@ -85,10 +87,13 @@ async def enter_miners(home: Path) -> None:
     """
     ledger = DevLedger(home / DEV_LEDGER_FILE)
     store = SnapshotStore(home / "snapshots")
+    commitment_of: dict[str, str] = {}
     for miner in MINERS:
+        if miner.repo not in commitment_of:
+            commitment_of[miner.repo] = await asyncio.to_thread(_upload, store, miner, home)
         signer = dev_signer("demo", miner.name)
         await ledger.register(NETUID, signer.ss58_address)
-        await ledger.commit(NETUID, await asyncio.to_thread(_upload, store, miner, home), signer)
+        await ledger.commit(NETUID, commitment_of[miner.repo], signer)
     await ledger.close()
 
 
@@ -116,7 +121,7 @@ async def _services(backend: Backend, home: Path, key: str, options: DemoOptions
         home,
         "scheduler",
         (
-            *("scheduler", "--network", "dev", "--netuid", str(NETUID), "--eval-interval", "60"),
+            *("scheduler", "--network", "dev", "--netuid", str(NETUID), "--eval-interval", NEXT_CYCLE_S),
             *("--episodes-per-env", str(options.episodes), "--environments", ",".join(ENVIRONMENTS)),
         ),
     )
@@ -182,11 +187,11 @@ async def _watch_cycle(client: KinitroClient, services: Services, console: Conso
         shown = bar.add_task("planning", total=None)
         while True:
             await services.check()
-            latest = next(iter(await client.cycles(limit=1)), None)
-            if latest is not None and latest.status is CycleStatus.FAILED:
-                raise KinitroError(f"Cycle {latest.id} failed: {latest.failure_reason}.")
-            if latest is not None and latest.status is CycleStatus.COMPLETED:
-                return latest.id
+            closed = [cycle for cycle in await client.cycles() if cycle.completed_at is not None]
+            if closed and closed[-1].status is CycleStatus.FAILED:
+                raise KinitroError(f"Cycle {closed[-1].id} failed: {closed[-1].failure_reason}.")
+            if closed:
+                return closed[-1].id
             stats = await client.stats()
             bar.update(shown, description=_phase(stats), total=stats.total_tasks or None, completed=_closed(stats))
             await asyncio.sleep(POLL_S)
@@ -212,7 +217,7 @@ async def _weights(client: KinitroClient) -> WeightsOut | None:
 
 
 async def _stay(services: Services, console: Console) -> None:
-    console.print(f"The services stay up; a new cycle starts every minute. The API: {services.api.url}/v1/status")
+    console.print(f"The services stay up; a new cycle starts every two minutes. The API: {services.api.url}/v1/status")
     console.print("Press Ctrl-C to stop them.")
     while True:
         await services.check()

@@ -21,9 +21,7 @@ def sighting(uid: int, repo: str = "", revision: str = REVISION, block: int = 10
 def remembered(*sightings: Sighting, first_seen: dict[int, int] | None = None) -> dict[str, Submission]:
     blocks = first_seen or {}
     return {
-        seen.hotkey: Submission(
-            seen.uid + 100, seen.hotkey, seen.ref, blocks.get(seen.uid, seen.block), seen.uid, None
-        )
+        seen.hotkey: Submission(seen.uid + 100, seen.hotkey, seen.ref, blocks.get(seen.uid, seen.block), seen.uid, None)
         for seen in sightings
     }
 
