@@ -1,4 +1,4 @@
-"""Cycles from commitments to weights, on a real database and the dev ledger; a simple executor stands in for episodes."""
+"""Cycles from commitments to weights, on a real database and the dev ledger; a simple executor answers tasks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
