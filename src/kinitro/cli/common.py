@@ -94,6 +94,14 @@ def run_service(service: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise typer.Exit(130)
 
 
+def plain(value: object) -> dict[str, object]:
+    """A dataclass, with the dataclasses and models in it, as JSON has it."""
+    from pydantic_core import to_jsonable_python
+
+    found: dict[str, object] = to_jsonable_python(value)
+    return found
+
+
 def print_json(value: object) -> None:
     """Prints one JSON document on stdout."""
     typer.echo(json.dumps(value, indent=2, default=str))

@@ -84,3 +84,12 @@ def status(database_url: DatabaseUrl = None, json: JsonFlag = False) -> None:
     from kinitro.cli.tables import database_table
 
     database_table(found)
+
+
+@app.command("rebuild-evidence", epilog="Example: kinitro db rebuild-evidence")
+def rebuild(database_url: DatabaseUrl = None) -> None:
+    """Make the evidence of completed cycles anew from their verdicts, and say whether it had been right."""
+    from kinitro.scheduler import rebuild_evidence
+
+    report = asyncio.run(rebuild_evidence(_url(database_url)))
+    typer.echo(f"{report.cycles} completed cycles, {report.rows} rows; {report.corrected} had been wrong or missing.")

@@ -1,4 +1,4 @@
-"""`kinitro export`, `score`: a cycle as a file, and what it comes to."""
+"""`kinitro export`, `score`, `explain`, `compare`: a cycle as a file, and what follows from it."""
 
 import asyncio
 import json as jsonlib
@@ -7,17 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import DEFAULT_API_URL, ApiUrl, JsonFlag, print_json
+from kinitro.cli.common import DEFAULT_API_URL, ApiUrl, JsonFlag, plain, print_json
 from kinitro.errors import ConfigurationError
+from kinitro.types import CycleStatus
 
 if TYPE_CHECKING:
     from kinitro.schemas import CycleExport
+
+
+ExportFile = Annotated[
+    Path | None,
+    typer.Argument(help="An exported cycle. Without it: the API's last completed cycle.", show_default=False),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the command tree."""
     app.command(epilog="Example: kinitro export 12 --output cycle-12.json")(export)
     app.command(epilog="Example: kinitro score cycle-12.json --json")(score)
+    app.command(epilog="Example: kinitro explain --miner 3 cycle-12.json")(explain)
+    app.command(epilog="Example: kinitro compare 3 2 cycle-12.json && echo better")(compare)
 
 
 def export(
@@ -47,16 +56,83 @@ def score(
     file: Annotated[Path, typer.Argument(help="An exported cycle (kinitro export).")],
     json: JsonFlag = False,
 ) -> None:
-    """Recompute a cycle's scores and weights from its export, offline."""
-    from kinitro.scoring import score_cycle
+    """Recompute a cycle's scores and weights from its export, offline, and check what the export claims.
 
-    result = score_cycle(read_export(file))
+    Exit code 1 when a check fails: the file is then not what an honest scheduler wrote.
+    """
+    from kinitro.scoring import score_cycle
+    from kinitro.scoring.check import all_passed, check_export, render_checks
+
+    exported = read_export(file)
+    result = score_cycle(exported)
+    checks = check_export(exported)
     if json:
         print_json(result.document())
-        return
-    from kinitro.cli.tables import score_table
+    else:
+        from kinitro.cli.tables import score_table
 
-    score_table(result)
+        score_table(result)
+    typer.echo(render_checks(checks), err=True)
+    if exported.status is not CycleStatus.COMPLETED:
+        typer.echo(f"Note: this cycle is {exported.status.value}, so it published no weights.", err=True)
+    if not all_passed(checks):
+        raise typer.Exit(1)
+
+
+def explain(
+    miner: Annotated[int, typer.Option("--miner", help="The miner's uid.")],
+    file: ExportFile = None,
+    api_url: ApiUrl = None,
+    json: JsonFlag = False,
+) -> None:
+    """Say why a miner earns what it earns: its rates, each prize's holder, and how much evidence is missing."""
+    from kinitro.scoring.explain import explain_miner, render_explanation
+
+    explanation = explain_miner(_export_of(file, api_url), miner)
+    if json:
+        print_json(plain(explanation))
+    else:
+        typer.echo(render_explanation(explanation))
+
+
+def compare(
+    first: Annotated[int, typer.Argument(metavar="A", help="A miner's uid.")],
+    second: Annotated[int, typer.Argument(metavar="B", help="Another's.")],
+    file: ExportFile = None,
+    api_url: ApiUrl = None,
+    json: JsonFlag = False,
+) -> None:
+    """Say whether miner A is really better than B, by evidence that may be looked at after every cycle.
+
+    Exit code 0: better, 1: worse, 2: undecided.
+    """
+    from kinitro.scoring.compare import compare_miners, render_comparison
+
+    comparison = compare_miners(_export_of(file, api_url), first, second)
+    if json:
+        print_json(plain(comparison) | {"verdict": comparison.overall.verdict.value})
+    else:
+        typer.echo(render_comparison(comparison))
+    raise typer.Exit(comparison.overall.verdict.exit_code)
+
+
+def _export_of(file: Path | None, api_url: str | None) -> "CycleExport":
+    """The file's cycle, else the last completed one of the API."""
+    if file is not None:
+        return read_export(file)
+    from kinitro.client import KinitroClient
+
+    async def download() -> "CycleExport":
+        async with KinitroClient(api_url or DEFAULT_API_URL) as client:
+            last = (await client.status()).last_completed_cycle
+            if last is None:
+                raise ConfigurationError(
+                    "No cycle has been completed yet.",
+                    advice="See how far it is: GET /v1/tasks/stats, or `kinitro db status`.",
+                )
+            return await client.export(last.id)
+
+    return asyncio.run(download())
 
 
 def read_export(file: Path) -> "CycleExport":

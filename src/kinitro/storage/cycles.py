@@ -342,24 +342,8 @@ async def _close(connection: AsyncConnection, cycle_id: int, status: CycleStatus
 
 async def complete_cycle(connection: AsyncConnection, cycle: OpenCycle, closing: Closing) -> None:
     """Writes scores, evidence and weights and closes the cycle: all of it or nothing."""
-    submissions = {miner.uid: miner.submission_id for miner in cycle.plan.miners}
     await _mark_copies(connection, cycle.id, closing.copies)
-    await _insert(
-        connection,
-        t.outcome_bits,
-        (
-            {
-                "cycle_id": cycle.id,
-                "submission_id": submissions[uid],
-                "env_id": env_id,
-                "env_version": cycle.plan.environments[env_id],
-                "episodes": cycle.plan.episodes_per_env,
-                "evaluated": evaluated,
-                "success": success,
-            }
-            for (uid, env_id), (evaluated, success) in closing.bits.items()
-        ),
-    )
+    await replace_bits(connection, cycle.id, closing.bits)
     await _insert(connection, t.scores, ({"cycle_id": cycle.id, **_columns(row)} for row in closing.scores))
     await connection.execute(
         sa.insert(t.standings).values(
@@ -371,6 +355,37 @@ async def complete_cycle(connection: AsyncConnection, cycle: OpenCycle, closing:
     )
     await _publish(connection, cycle, closing.weights)
     await _close(connection, cycle.id, CycleStatus.COMPLETED)
+
+
+async def completed_cycles(connection: AsyncConnection) -> list[int]:
+    """Ids of the completed cycles, oldest first."""
+    query = sa.select(t.cycles.c.id).where(t.cycles.c.status == CycleStatus.COMPLETED).order_by(t.cycles.c.id)
+    return list(await connection.scalars(query))
+
+
+async def replace_bits(
+    connection: AsyncConnection, cycle_id: int, bits: Mapping[tuple[int, str], tuple[bytes, bytes]]
+) -> int:
+    """Writes a cycle's packed outcomes over what was there; returns how many rows that changes.
+
+    `bits` maps (uid, env_id) to the (evaluated, success) bit sets.
+    """
+    query = sa.select(t.cycles.c.environments, t.cycles.c.episodes_per_env).where(t.cycles.c.id == cycle_id)
+    cycle = (await connection.execute(query)).one()
+    version_of = {item["env_id"]: item["version"] for item in cycle.environments}
+    submission_of = {miner.uid: miner.submission_id for miner in await _miners_of(connection, cycle_id)}
+    fresh = {
+        (submission_of[uid], env_id, version_of[env_id], cycle.episodes_per_env, evaluated, success)
+        for (uid, env_id), (evaluated, success) in bits.items()
+    }
+    gone = sa.delete(t.outcome_bits).where(t.outcome_bits.c.cycle_id == cycle_id)
+    names = ("submission_id", "env_id", "env_version", "episodes", "evaluated", "success")
+    before = {
+        tuple(row) for row in await connection.execute(gone.returning(*(t.outcome_bits.c[name] for name in names)))
+    }
+    rows = ({"cycle_id": cycle_id, **dict(zip(names, values, strict=True))} for values in fresh)
+    await _insert(connection, t.outcome_bits, rows)
+    return len({row[:2] for row in fresh ^ before})
 
 
 def _columns(row: ScoreRow) -> dict[str, int | float | str]:

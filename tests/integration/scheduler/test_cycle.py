@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from kinitro.chain import Chain, DevLedger, dev_signer
 from kinitro.environments import select
 from kinitro.errors import ChainUnreachable, ConfigurationError
+from kinitro.scheduler import RebuildReport, rebuild_evidence
 from kinitro.scheduler.lifecycle import STALLED_AFTER_S, Lifecycle
 from kinitro.schemas import ResultIn, TaskOut
 from kinitro.scoring import salt_digest, score_cycle
@@ -146,7 +147,7 @@ async def test_evidence_of_earlier_cycles_counts_until_a_better_newcomer_takes_t
     first, second = await commit(ledger, "first", "a/first"), await commit(ledger, "second", "b/second")
 
     def answer(task: TaskOut) -> ResultIn:
-        return result(task, success=task.miner_uid == second or task.seed % 2 == 0)
+        return result(task, success=task.miner_uid == second or task.env_id == ENVIRONMENTS[0])
 
     chosen = settings(episodes_per_env=6)
     crowns = []
@@ -173,7 +174,7 @@ async def test_a_copy_under_another_name_earns_nothing_in_the_very_cycle_it_is_f
 
     def answer(task: TaskOut) -> ResultIn:
         # The copy happens to be luckier: it must not profit from that.
-        return result(task, success=task.miner_uid == copy or task.seed % 3 == 0, tree_digest="same-files")
+        return result(task, success=task.miner_uid == copy or task.env_id == ENVIRONMENTS[0], tree_digest="same-files")
 
     cycle_id = await run_one_cycle(database, ledger, answer)
     assert (await row(database, t.weights, cycle_id)).weights == {str(owner): 1.0}
@@ -316,3 +317,15 @@ async def test_without_commitments_the_scheduler_says_so_with_the_guides_advice(
     text = await notice(database, "miners")
     assert text.startswith("No miners with commitments")
     assert f"kinitro miner show-commitment --netuid {NETUID} --network dev" in text
+
+
+async def test_evidence_can_be_made_anew_from_the_verdicts_to_the_same_numbers(database, database_url, ledger):
+    await commit(ledger, "good", "a/good")
+    await commit(ledger, "bad", "b/bad")
+    cycle_id = await run_one_cycle(database, ledger, lambda task: result(task, success=True))
+    assert (await rebuild_evidence(database_url)) == RebuildReport(cycles=1, rows=4, corrected=0)
+    broken = sa.update(t.outcome_bits).where(t.outcome_bits.c.env_id == ENVIRONMENTS[0]).values(success=b"\x00")
+    async with database.begin() as connection:
+        await connection.execute(broken.where(t.outcome_bits.c.cycle_id == cycle_id))
+    assert (await rebuild_evidence(database_url)).corrected == 2
+    assert (await rebuild_evidence(database_url)).corrected == 0
