@@ -3,6 +3,9 @@
 Who uses it is told by file locks, which the kernel frees when a process dies, however it dies. `postgres.lock` is held
 while the server is started or stopped; `postgres.users` is held, shared, by everyone who uses it, and whoever can
 have it alone is the last and stops the server. After a SIGKILL of the last user the server stays up, harmlessly.
+
+Nothing listens on the network: the socket lies in a directory that only its owner can enter. For root the owner is
+the account `kinitro-postgres`, made when it is missing, and the directories above get search permission for all.
 """
 
 import asyncio
