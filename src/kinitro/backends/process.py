@@ -190,8 +190,7 @@ class ProcessRun:
         if self._writer is not None:
             self._writer.write(json.dumps({"stop": grace_s}).encode() + b"\n")
         if self._watch is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._watch, grace_s + _KILL_TIMEOUT_S)
+            await asyncio.wait({self._watch}, timeout=grace_s + _KILL_TIMEOUT_S)
         if self._writer is not None:
             self._writer.close()
         if self._supervisor is not None:

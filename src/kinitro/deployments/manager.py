@@ -25,6 +25,7 @@ from kinitro.types import PolicyRef
 _log = get_logger("deployments")
 _LOG_LINES = 15
 _PROBE_TIMEOUT_S = 2.0
+_EXIT_LOOKS = 20
 _NOT_READY_ADVICE = (
     "Check that the policy's server.py starts (`kinitro miner serve PATH`), that the HuggingFace token is valid, "
     "or raise --miner-deployment-warmup-timeout."
@@ -149,6 +150,14 @@ class DeploymentManager:
                 await client.health(_PROBE_TIMEOUT_S)
         except PolicyError:
             self.retire(deployment)
+            await self._until_exit_is_seen(deployment)
+
+    async def _until_exit_is_seen(self, deployment: Deployment) -> None:
+        """A broken connection is seen before the exit that broke it, which says more to the policy's owner."""
+        for _ in range(_EXIT_LOOKS):
+            if await deployment.running.exit_code() is not None:
+                return
+            await asyncio.sleep(0.05)
 
     async def verify(self, deployment: Deployment) -> None:
         """Raises `PolicyError` (`died`) when the server has ended or was replaced since it was handed out."""
@@ -310,9 +319,11 @@ class DeploymentManager:
 
     async def _wait_for_change(self) -> None:
         async with self._changed:
+            # A deadline, so that a server that died unseen is looked at again. Not wait_for: before Python 3.12 it may
+            # swallow a cancellation that comes together with the change.
             with contextlib.suppress(TimeoutError):
-                # A deadline, so that a server that died unseen is looked at again.
-                await asyncio.wait_for(self._changed.wait(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._changed.wait()
 
     async def _notify(self) -> None:
         async with self._changed:

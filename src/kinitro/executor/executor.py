@@ -190,6 +190,9 @@ class Executor:
     def _report(self, held: Held, outcome: Outcome) -> None:
         task, result = held.task, outcome.result
         self._outbox.put(submission(task, result))
+        trouble = {}
+        if result.error is not None:
+            trouble = {"error": result.error.partition("\n")[0][:300], "error_kind": result.error_kind}
         _log.info(
             "task_executed",
             score=result.score,
@@ -197,8 +200,7 @@ class Executor:
             task_uuid=str(task.task_uuid),
             env_id=task.env_id,
             miner_uid=task.miner_uid,
-            error=result.error.splitlines()[0][:200] if result.error else None,
-            error_kind=result.error_kind,
+            **trouble,
         )
         if self._faults.record(outcome.fault) and self._healthy.is_set():
             self._healthy.clear()
@@ -271,8 +273,10 @@ class Executor:
 
     async def _until_changed(self) -> None:
         """Waits for a change, or a while: what only time changes is looked at again too."""
+        # Not wait_for: before Python 3.12 it may swallow a cancellation that comes together with the change.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN_S)
+            async with asyncio.timeout(_LOOK_AGAIN_S):
+                await self._changed.wait()
 
 
 def _ref(held: Held) -> PolicyRef:

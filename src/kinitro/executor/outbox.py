@@ -53,7 +53,8 @@ class Outbox:
     async def flush(self, deadline_s: float) -> bool:
         """Waits until everything is submitted; false when it was not within the deadline."""
         try:
-            await asyncio.wait_for(self._emptied.wait(), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                await self._emptied.wait()
         except TimeoutError:
             _log.warning("results_not_submitted", count=len(self._waiting), note="their tasks will be run again")
             return False

@@ -117,9 +117,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-async def run_executor(
+def run_executor(
     api: FakeApi, home: Path, switches: Path
-) -> AsyncIterator[Callable[..., AbstractAsyncContextManager[asyncio.Task[None]]]]:
+) -> Callable[..., AbstractAsyncContextManager[asyncio.Task[None]]]:
     """Runs an executor in this process for the length of a block; leaving it asks it to end, in order."""
 
     @asynccontextmanager
@@ -139,7 +139,7 @@ async def run_executor(
                 task.cancel()
                 await asyncio.wait({task})
 
-    yield run
+    return run
 
 
 @pytest.fixture

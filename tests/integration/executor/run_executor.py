@@ -1,4 +1,4 @@
-"""An executor as a process of its own, in the line world: `python run_executor.py SWITCHES`. Settings by environment."""
+"""An executor as a process of its own, in the line world: `python run_executor.py SWITCHES`."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,6 @@ SERVER = (sys.executable, str(Path(__file__).with_name("line_server.py")), "{hos
 async def run() -> None:
     settings = ExecutorSettings.load(eval_mode="process")
     async with build_executor(settings, environments=(LINE_REACH,), environment_server=SERVER) as executor:
-        print("ready", flush=True)
         await executor.run()
 
 

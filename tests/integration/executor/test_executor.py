@@ -154,8 +154,8 @@ async def test_a_lease_is_kept_whatever_the_executors_clock_says(
     async with run_executor(max_timesteps=30):
         await until(lambda: api.started)
         beats = api.heartbeats
-        await asyncio.sleep(2.2)
-        assert clock_ahead_s > 0 or api.heartbeats >= beats + 2
+        if api.lease_s < 60:
+            await until(lambda: api.heartbeats >= beats + 2, timeout_s=api.lease_s)
         await until(lambda: api.results)
 
 
@@ -183,7 +183,7 @@ async def test_the_end_waits_for_running_episodes_submits_them_and_gives_the_res
     api, run_executor, add_policy
 ) -> None:
     tasks = api.add(add_policy(SLOW), 6)
-    async with run_executor(max_timesteps=10):
+    async with run_executor(max_timesteps=10, shutdown_grace_seconds=30.0):
         await until(lambda: len(api.started) == 2)
     assert len(api.results) == 2
     assert set(api.results) <= api.started
@@ -212,9 +212,10 @@ async def test_three_faults_of_one_kind_pause_it_until_its_self_test_passes(
         await until(lambda: not api.leased)
         await until(lambda: named(events, "selftest_failed"))
         fetches = api.fetches
+        await asyncio.sleep(0.5)
+        assert api.fetches == fetches, "nothing is fetched while paused"
         (switches / fault).unlink()
         await until(lambda: named(events, "executor_resumed"))
-        assert api.fetches == fetches, "nothing is fetched while paused"
         await until(lambda: all(task in api.results and api.results[task].success for task in tasks))
 
 
