@@ -92,6 +92,7 @@ class SnapshotStore:
             raise ConfigurationError(f"There is no policy folder {folder}.", advice="Give the path of a folder.")
         staging = self._new_staging()
         try:
+            list_files(folder)
             shutil.copytree(folder, staging, symlinks=True, dirs_exist_ok=True, ignore=_NOT_COPIED)
             ref = PolicyRef(repo, _digest(staging, frozenset())[:40])
             _publish(staging, self._path(ref))
@@ -144,7 +145,9 @@ def list_files(folder: Path) -> dict[str, Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for entry in os.scandir(folder):
+    with os.scandir(folder) as scanned:
+        entries = list(scanned)
+    for entry in entries:
         mode = entry.stat(follow_symlinks=False).st_mode
         if stat.S_ISDIR(mode):
             yield from _walk(Path(entry.path))
