@@ -19,7 +19,9 @@ def console() -> Console:
 
 def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """One table; every cell by its text."""
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, no_wrap=column == "environment")  # ids are copied from here: whole or not at all
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console().print(table)
@@ -71,13 +73,12 @@ def score_table(score: "CycleScore") -> None:
     records = [(uid, env_id, record) for uid, found in score.records.items() for env_id, record in found.items()]
     print_table(
         "Success rates (95 % Wilson interval)",
-        ("uid", "environment", "rate", "interval", "episodes", "not evaluated"),
+        ("uid", "environment", "rate", "evaluated", "lost"),
         (
             (
                 uid,
                 env_id,
-                f"{record.success_rate:.1%}",
-                f"{record.low:.1%} - {record.high:.1%}",
+                f"{record.success_rate:.0%} ({record.low:.0%}-{record.high:.0%})",
                 record.completed,
                 record.failed,
             )
