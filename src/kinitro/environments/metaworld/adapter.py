@@ -1,6 +1,7 @@
 """A MetaWorld task behind the environment contract: our channels outside, the native action space inside."""
 
 from dataclasses import replace
+from itertools import accumulate
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,10 @@ Vector = NDArray[np.float64]
 
 _OPEN: Final = 0.0
 _DECIMALS: Final = 6
+_ENDS: Final = tuple(accumulate(tasks.PROPRIO.values()))
+_CHANNELS: Final = tuple(
+    (name, slice(end - length, end)) for (name, length), end in zip(tasks.PROPRIO.items(), _ENDS, strict=True)
+)
 _PICTURE_SIZE: Final = 336
 _STILL: Final = np.zeros(6)
 
@@ -117,7 +122,8 @@ class MetaWorldEnvironment(Environment):
 
     def _sense(self) -> dict[str, Vector]:
         # The last bits of the robot's own state depend on objects it has not touched: one solver computes both.
-        return {name: values.round(_DECIMALS) for name, values in self._simulator.proprioception().items()}
+        values = self._simulator.proprioception().round(_DECIMALS)
+        return {name: values[channel] for name, channel in _CHANNELS}
 
     def _marker(self) -> Marker | None:
         if not self.spec.needs_images:

@@ -1,6 +1,7 @@
 """MetaWorld's own simulator, made to depend on the seed alone."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +29,7 @@ _FINGERS: Final = ("rightclaw", "leftclaw")
 _OPEN_M: Final = 0.1
 _CLOSED_M: Final = 0.03
 """Distance between the fingers' bodies when open, and when closed on nothing."""
+_XYZW: Final = [1, 2, 3, 0]
 _UNLIMITED_STEPS: Final = 2**31
 
 
@@ -119,28 +121,25 @@ class Simulator:
         mujoco.mj_getState(self.model, self.data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
         return state
 
-    def proprioception(self) -> dict[str, Vector]:
-        """What the robot senses of itself. The end effector is the frame of the body `hand`, in world axes."""
-        data = self.data
+    def proprioception(self) -> Vector:
+        """What the robot senses of itself: the channels of `tasks.PROPRIO`, one after another.
+
+        The end effector is the frame of the body `hand`, in world axes.
+        """
+        data, hand = self.data, self._hand
         velocity = np.empty(6)
-        mujoco.mj_objectVelocity(self.model, data, mujoco.mjtObj.mjOBJ_XBODY, self._hand, velocity, 0)
-        return {
-            "ee_pos": data.xpos[self._hand].copy(),
-            "ee_quat": _xyzw(data.xquat[self._hand]),
-            "ee_vel_lin": velocity[3:],
-            "ee_vel_ang": velocity[:3],
-            "gripper": self._closed(),
-            "joint_pos": data.qpos[self._arm_qpos],
-            "joint_vel": data.qvel[self._arm_qvel],
-        }
+        mujoco.mj_objectVelocity(self.model, data, mujoco.mjtObj.mjOBJ_XBODY, hand, velocity, 0)
+        arm = data.qpos[self._arm_qpos], data.qvel[self._arm_qvel]
+        parts = data.xpos[hand], _xyzw(data.xquat[hand]), velocity[3:], velocity[:3], (self._closed(),), *arm
+        return np.concatenate(parts)
 
     def close(self) -> None:
         """Frees what MetaWorld holds."""
         self._native.close()
 
-    def _closed(self) -> Vector:
-        apart = float(np.linalg.norm(self.data.xpos[self._fingers[0]] - self.data.xpos[self._fingers[1]]))
-        return np.array([np.clip((_OPEN_M - apart) / (_OPEN_M - _CLOSED_M), 0.0, 1.0)])
+    def _closed(self) -> float:
+        right, left = self.data.xpos[self._fingers]
+        return min(1.0, max(0.0, (_OPEN_M - math.dist(right, left)) / (_OPEN_M - _CLOSED_M)))
 
     def _first_observation(self) -> Vector:
         native = self._native
@@ -151,7 +150,7 @@ class Simulator:
 
 def _xyzw(wxyz: Vector) -> Vector:
     """Scalar last, and of the two quaternions of a rotation the one with a scalar part of at least 0."""
-    return np.roll(wxyz if wxyz[0] >= 0 else -wxyz, -1)
+    return (wxyz if wxyz[0] >= 0 else -wxyz)[_XYZW]
 
 
 def _own_attributes(native: Any) -> dict[str, Any]:
