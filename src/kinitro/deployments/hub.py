@@ -29,6 +29,8 @@ from huggingface_hub.errors import (
     XetDownloadError,
 )
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import get_session, hf_raise_for_status
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from pydantic import SecretStr
 
@@ -109,10 +111,10 @@ class HuggingFaceHub:
             raise self._ours(error) from error
 
     def _prove_access(self) -> None:
-        if self._token:
-            self._api.whoami(token=self._token)
-        else:
-            next(iter(self._api.list_models(limit=1, token=False)), None)
+        """One request and no retries, unlike the SDK's own listing."""
+        path = "/api/whoami-v2" if self._token else "/api/models?limit=1"
+        headers = build_hf_headers(token=self._token)
+        hf_raise_for_status(get_session().get(self._api.endpoint + path, headers=headers, timeout=_CALL_TIMEOUT_S))
 
     def _list(self, ref: PolicyRef) -> ModelInfo:
         return self._api.model_info(

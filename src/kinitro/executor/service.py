@@ -76,7 +76,11 @@ def _backend(settings: ExecutorSettings) -> ProcessBackend:
             f"This version can't run --eval-mode {settings.eval_mode} yet.",
             advice="Use --eval-mode process: it has no isolation, so only for policies that you trust.",
         )
-    _log.warning("no_isolation", note="--eval-mode process runs policies as plain processes: only trusted ones, please")
+    _log.warning(
+        "no_isolation",
+        note="--eval-mode process runs policies as plain processes of this user, for trusted policies only; "
+        "a policy's requirements.txt is not installed, it gets this Python's packages",
+    )
     return ProcessBackend()
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - files of a few bytes
 import os
 from pathlib import Path
 
