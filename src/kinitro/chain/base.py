@@ -70,6 +70,13 @@ class Chain(Protocol):
         """Sets a validator's weights; the largest becomes 65535."""
         ...
 
+    async def last_update(self, netuid: int, hotkey: str) -> int | None:
+        """Block at which this hotkey's weights were last written, plain or sealed, as of the latest finalized block.
+
+        A chain may count the registration as the first. None when it never was, or the hotkey is not registered.
+        """
+        ...
+
     async def close(self) -> None:
         """Closes connections. Safe to call twice."""
         ...

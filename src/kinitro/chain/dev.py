@@ -114,6 +114,10 @@ class DevLedger:
         await self._finality(block)
         return WeightsMode.PLAIN
 
+    async def last_update(self, netuid: int, hotkey: str) -> int | None:
+        """See `Chain`. Registration does not count."""
+        return await self._run(lambda connection: _last_update(connection, netuid, hotkey))
+
     async def weights(self, netuid: int) -> tuple[DevWeights, ...]:
         """What each validator of the subnet set last, by hotkey."""
         return await self._run(lambda connection: _read_weights(connection, netuid))
@@ -273,6 +277,16 @@ def _set_weights(
         [(netuid, hotkey, block, version_key, uid, value) for uid, value in values.items() if value],
     )
     return block
+
+
+def _last_update(connection: sqlite3.Connection, netuid: int, hotkey: str) -> int | None:
+    block = _tick(connection)
+    if hotkey not in _hotkeys(connection, netuid, block).values():
+        return None
+    (last,) = connection.execute(
+        "select max(block) from weights where netuid = ? and hotkey = ? and block <= ?", (netuid, hotkey, block)
+    ).fetchone()
+    return None if last is None else int(last)
 
 
 def _read_weights(connection: sqlite3.Connection, netuid: int) -> tuple[DevWeights, ...]:

@@ -104,6 +104,18 @@ class ChainSuite:
         mode = await stage.chain.set_weights(stage.netuid, {uid: 1.0}, stage.first)
         assert mode in WeightsMode
 
+    async def test_the_last_update_moves_to_the_block_in_which_weights_were_set(self, stage: Stage) -> None:
+        hotkey, uid = stage.first.ss58_address, (await stage.neuron(stage.second)).uid
+        before = await stage.chain.last_update(stage.netuid, hotkey)
+        start = await stage.chain.finalized_block()
+        await stage.chain.set_weights(stage.netuid, {uid: 1.0}, stage.first)
+        async with asyncio.timeout(DEADLINE_S):
+            while (last := await stage.chain.last_update(stage.netuid, hotkey)) == before:
+                await asyncio.sleep(0.05)
+        assert last is not None
+        assert start < last <= await stage.chain.finalized_block()
+        assert await stage.chain.last_update(stage.netuid, stage.stranger.ss58_address) is None
+
     async def test_weights_that_are_all_zero_are_refused(self, stage: Stage) -> None:
         uid = (await stage.neuron(stage.second)).uid
         with pytest.raises(ChainRejected):
