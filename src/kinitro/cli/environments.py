@@ -1,10 +1,13 @@
 """`kinitro env`: the catalogue, and a short local run with a picture."""
 
 from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from kinitro.cli.common import JsonFlag, print_json
+from kinitro.cli.common import JsonFlag, plain, print_json
 
 app = typer.Typer(help="Environments: what there is, and a short run to see that it works.", no_args_is_help=True)
 
@@ -21,3 +24,46 @@ def list_environments(json: JsonFlag = False) -> None:
     from kinitro.cli.tables import environments_table
 
     environments_table(specs)
+
+
+class Actor(StrEnum):
+    """Who acts."""
+
+    EXPERT = "expert"
+    RANDOM = "random"
+
+
+@app.command("test", epilog="Example: kinitro env test metaworld/pick-place-v3 --picture pick-place.gif")
+def run_test(
+    env_id: Annotated[str, typer.Argument(help="An environment of `kinitro env list`.")],
+    episodes: Annotated[int, typer.Option("--episodes", min=1, max=1000, help="How many to run.")] = 3,
+    actor: Annotated[
+        Actor, typer.Option("--actor", help="The task's scripted expert, who sees everything, or random actions.")
+    ] = Actor.EXPERT,
+    max_timesteps: Annotated[int, typer.Option("--max-timesteps", min=1, help="Steps an episode has.")] = 500,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Where to write the animation.", show_default="ENV.gif here")
+    ] = None,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Draw camera images and the animation.")] = True,
+    json: JsonFlag = False,
+) -> None:
+    """Run a few episodes on this machine: success, timings, and an animated picture of the last one."""
+    from kinitro.environments import EnvironmentOptions, find
+    from kinitro.environments import preview as previews
+
+    spec = find(env_id)
+    file = (picture or Path(f"{env_id.replace('/', '-')}.gif")) if images else None
+    found = previews.preview(
+        spec,
+        EnvironmentOptions(images=images),
+        actor=previews.Actor(actor.value),
+        episodes=episodes,
+        max_steps=max_timesteps,
+        picture=file,
+    )
+    if json:
+        print_json(plain(found))
+        return
+    from kinitro.cli.tables import preview_table
+
+    preview_table(found)

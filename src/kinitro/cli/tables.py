@@ -8,6 +8,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from kinitro.environments import EnvironmentSpec
+    from kinitro.environments.preview import Preview
     from kinitro.scoring import CycleScore
     from kinitro.storage.admin import DatabaseStatus
 
@@ -95,3 +96,31 @@ def score_table(score: "CycleScore") -> None:
         ("uid", "points", "weight"),
         ((uid, score.points.get(uid, 0), f"{weight:.2%}") for uid, weight in score.weights.items()),
     )
+
+
+def preview_table(preview: "Preview") -> None:
+    """`kinitro env test`."""
+    out = console()
+    solved = sum(episode.success for episode in preview.episodes)
+    out.print(
+        f"{preview.env_id} ({preview.version}), {preview.actor.value}: {solved} of {len(preview.episodes)} solved"
+    )
+    print_table(
+        None,
+        ("seed", "outcome", "steps", "reward"),
+        (
+            (
+                episode.seed,
+                episode.failed or ("success" if episode.success else "no success"),
+                episode.steps,
+                f"{episode.total_reward:.1f}",
+            )
+            for episode in preview.episodes
+        ),
+    )
+    out.print(
+        f"build {preview.build_s:.2f} s, reset {preview.reset_s * 1e3:.0f} ms, step {preview.step_s * 1e3:.2f} ms"
+        f" ({1 / preview.step_s:.0f} steps a second)"
+    )
+    if preview.picture:
+        out.print(f"Picture: {preview.picture}")

@@ -226,8 +226,7 @@ async def _stay(services: Services, console: Console) -> None:
 
 def _say_how_to_go_on(console: Console) -> None:
     console.print("How to go on:")
-    console.print("  kinitro demo --keep            the same, with the services left up to look at")
-    console.print("  kinitro env list               the environments policies are evaluated in")
-    console.print(
-        "  docs/protocol.md               what a policy server must answer; docs/architecture.md how this works"
-    )
+    console.print("  uv run kinitro demo --keep     the same, with the services left up to look at")
+    console.print("  uv run kinitro env list        the environments policies are evaluated in")
+    console.print("  docs/protocol.md               what a policy server must answer")
+    console.print("  docs/architecture.md           how it all works")
