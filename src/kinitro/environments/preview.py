@@ -19,7 +19,7 @@ FRAME_MS: Final = 100
 """MetaWorld's control step is 12.5 ms: eight steps a frame show it at its own speed."""
 MAX_FRAMES: Final = 70
 _PAUSE_MS: Final = 1500
-_COLOURS: Final = 128
+_COLOURS: Final = 192
 
 
 class Actor(StrEnum):
@@ -134,7 +134,8 @@ class _Film:
 
         if len(self._frames) < MAX_FRAMES:
             views = np.hstack([self._environment.picture(camera) for camera in self._cameras])
-            self._frames.append(Pillow.fromarray(views).quantize(_COLOURS))
+            # Median cut, the default, would lose the goal's small bright marker among the browns.
+            self._frames.append(Pillow.fromarray(views).quantize(_COLOURS, method=Pillow.Quantize.FASTOCTREE))
 
     def write(self, path: Path) -> None:
         """Writes an endless GIF that rests on its last frame."""
