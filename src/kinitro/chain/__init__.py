@@ -42,10 +42,9 @@ def _chain(network: str) -> Chain:
     if network == "dev":
         return DevLedger(home_directory() / DEV_LEDGER_FILE)
     if _BITTENSOR.fullmatch(network):
-        raise ConfigurationError(
-            f"Network {network} needs the Bittensor adapter, which this version does not have.",
-            advice="It comes with the `chain` extra in a later version. Until then use `--network dev`.",
-        )
+        from kinitro.chain.bittensor import BittensorChain  # noqa: PLC0415 - its SDK is optional and slow
+
+        return BittensorChain(network)
     raise ConfigurationError(
         f"There is no network called {network!r}.",
         advice="Use --network finney, test, local, a ws:// or wss:// URL, or dev.",

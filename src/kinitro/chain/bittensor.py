@@ -1,0 +1,379 @@
+"""Bittensor behind the `Chain` contract: the one file that imports its SDK, and only when a chain is opened.
+
+A connection is never trusted after trouble: any failure drops it, and the next call makes a fresh one. That also
+drops the SDK's memory of nonces, which a write of unknown fate leaves wrong.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from kinitro.chain.base import Neuron, Signer, Subnet, WeightsMode
+from kinitro.chain.commitment import MAX_COMMITMENT_BYTES
+from kinitro.errors import (
+    AmbiguousWrite,
+    ChainError,
+    ChainRejected,
+    ChainUnreachable,
+    ConfigurationError,
+    NotRegistered,
+    RateLimited,
+)
+
+if TYPE_CHECKING:
+    import bittensor as bt
+
+T = TypeVar("T")
+
+READ_DEADLINE_S = 60.0
+"""For one call, connecting included: a subnet of 256 miners takes some twenty round trips."""
+WRITE_DEADLINE_S = 120.0
+"""For a write to get into a block."""
+STALE_AFTER_S = 120.0
+"""A node that finalizes no block for this long is no source of truth."""
+_CLOSE_S = 5.0
+
+_NOT_REGISTERED = {"AccountNotAllowedCommit", "UidNotFound", "HotKeyNotRegisteredInSubNet"}
+_WAIT = {
+    "SpaceLimitExceeded": "This hotkey has used up its space for commitments in this epoch of the subnet.",
+    "CommittingWeightsTooFast": "Weights were set too recently.",
+    "SettingWeightsTooFast": "Weights were set too recently.",
+}
+_FORBIDDEN = {
+    "NeuronNoValidatorPermit": "The hotkey has no validator permit, so it can't set weights for others.",
+    "NotEnoughStakeToSetWeights": "The hotkey has too little stake to set weights.",
+    "StakeAmountTooLow": "The hotkey has too little stake to set weights.",
+}
+# The pool's own words for a write that left it without a verdict, by the name or message the SDK gives.
+_UNKNOWN_FATE = (
+    "connection lost",
+    "usurped",
+    "retracted",
+    "finalitytimeout",
+    "dropped",
+    "already imported",
+    "priority",
+)
+
+
+class BittensorChain:
+    """A `Chain` on `finney`, `test`, `local` or a `ws://` or `wss://` URL.
+
+    Nothing is connected until the first call. `ConfigurationError` when the SDK is missing or the name means nothing
+    to it. Watches that finalized blocks keep coming: `ChainUnreachable` when none came for `stale_after_s`.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        *,
+        read_deadline_s: float = READ_DEADLINE_S,
+        write_deadline_s: float = WRITE_DEADLINE_S,
+        stale_after_s: float = STALE_AFTER_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._network = network
+        self._shown = _shown(network)
+        self._endpoints, self._archives = _resolve(network)
+        self._read_deadline_s = read_deadline_s
+        self._write_deadline_s = write_deadline_s
+        self._stale_after_s = stale_after_s
+        self._clock = clock
+        self._head, self._head_at = -1, clock()
+        self._client: bt.Client | None = None
+        self._rpc: bt.RpcSubstrate | None = None
+        self._connecting = asyncio.Lock()
+
+    async def genesis(self) -> str:
+        """See `Chain`."""
+        return await self.block_hash(0)
+
+    async def finalized_block(self) -> int:
+        """See `Chain`. `ChainUnreachable` also when the node answers but has stopped finalizing."""
+        return await self._read(self._finalized)
+
+    async def block_hash(self, block: int) -> str:
+        """See `Chain`. `ChainError` for a block that is not final yet."""
+        return await self._read(lambda client: self._block_hash(client, block))
+
+    async def subnet(self, netuid: int) -> Subnet:
+        """See `Chain`. About 25 round trips for 256 neurons."""
+        return await self._read(lambda client: self._subnet(client, netuid))
+
+    async def last_update(self, netuid: int, hotkey: str) -> int | None:
+        """See `Chain`."""
+        return await self._read(lambda client: self._last_update(client, netuid, hotkey))
+
+    async def commit(self, netuid: int, text: str, signer: Signer) -> int:
+        """See `Chain`. Returns the block it got into, which may not be final yet.
+
+        Raises:
+            NotRegistered: also for a subnet that does not exist; the chain makes no difference.
+            RateLimited: the epoch's space for commitments is used up.
+            AmbiguousWrite: the connection failed after the write may have been sent.
+        """
+        raw = text.encode(errors="surrogatepass")
+        if not 1 <= len(raw) <= MAX_COMMITMENT_BYTES:
+            raise ChainRejected(f"A commitment takes 1 to {MAX_COMMITMENT_BYTES} bytes; this one takes {len(raw)}.")
+
+        async def send(client: "bt.Client") -> "bt.ExtrinsicResult":
+            import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+            fields = [{f"Raw{len(raw)}": "0x" + raw.hex()}]
+            call = bt.calls.Commitments.set_commitment(netuid=netuid, info={"fields": fields})
+            return await client.submit_call(call, _signing(signer), signer="hotkey", **_INCLUSION)
+
+        result = await self._write(send, netuid, signer)
+        return _block_of(result)
+
+    async def set_weights(
+        self, netuid: int, weights: Mapping[int, float], signer: Signer, *, version_key: int = 0
+    ) -> WeightsMode:
+        """See `Chain`. The subnet's own settings decide between plain weights and a timelocked commit.
+
+        Raises:
+            NotRegistered: the hotkey is not registered on this subnet.
+            RateLimited: weights were set too recently.
+            ChainRejected: no validator permit, too little stake, nothing positive, or a uid that does not exist.
+            AmbiguousWrite: the connection failed after the write may have been sent.
+        """
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()) or not any(weights.values()):
+            raise ChainRejected("Weights must be finite, not negative, and not all zero.")
+
+        async def send(client: "bt.Client") -> "bt.ExtrinsicResult":
+            import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+            intent = bt.SetWeights(netuid=netuid, weights=dict(weights), version_key=version_key)
+            return await client.execute(intent, _signing(signer), **_INCLUSION)
+
+        result = await self._write(send, netuid, signer)
+        return WeightsMode.COMMIT_REVEAL if "reveal_round" in result.data else WeightsMode.PLAIN
+
+    async def close(self) -> None:
+        """See `Chain`."""
+        client, self._client, self._rpc = self._client, None, None
+        if client is None:
+            return
+        # A half-dead socket may neither close nor say so in any particular way; it is left behind then.
+        with contextlib.suppress(*_foreign_errors()):
+            async with asyncio.timeout(_CLOSE_S):
+                await client.close()
+
+    async def _read(self, operation: Callable[["bt.Client"], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(self._read_deadline_s):
+                return await operation(await self._connected())
+        except _foreign_errors() as error:
+            await self.close()
+            raise self._unreadable(error) from error
+        except (ChainUnreachable, asyncio.CancelledError):
+            await self.close()
+            raise
+
+    async def _write(
+        self, send: Callable[["bt.Client"], Awaitable["bt.ExtrinsicResult"]], netuid: int, signer: Signer
+    ) -> "bt.ExtrinsicResult":
+        """Connects first, under the deadline of a read: a failure until then has certainly written nothing."""
+        client = await self._read(_itself)
+        try:
+            async with asyncio.timeout(self._write_deadline_s):
+                return (await send(client)).raise_for_failure()
+        except _foreign_errors() as error:
+            await self.close()
+            raise self._unwritten(error, netuid, signer) from error
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
+    async def _connected(self) -> "bt.Client":
+        async with self._connecting:
+            if self._client is None:
+                self._client = await self._connect()
+            return self._client
+
+    async def _connect(self) -> "bt.Client":
+        import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+        first, *others = self._endpoints
+        rpc = bt.RpcSubstrate(first, fallback_endpoints=others, archive_endpoints=list(self._archives))
+        client = bt.Client(self._network, substrate=rpc)
+        try:
+            await client.connect()
+        except BaseException:
+            # The SDK leaves the socket of a failed start open.
+            with contextlib.suppress(*_foreign_errors()):
+                await client.close()
+            raise
+        self._rpc = rpc
+        return client
+
+    async def _finalized(self, client: "bt.Client") -> int:
+        head = int(await client.finalized_block())
+        if head > self._head:
+            self._head, self._head_at = head, self._clock()
+        elif (age := self._clock() - self._head_at) > self._stale_after_s:
+            # Where there are several endpoints, the next connection goes to another.
+            self._endpoints.rotate(-1)
+            raise ChainUnreachable(
+                f"{self._shown} has finalized no block for {age:.0f} s: it stands at {head}.",
+                advice="The node, or its own connection to the network, has stalled; try another with --network wss://...",
+            )
+        return head
+
+    async def _block_hash(self, client: "bt.Client", block: int) -> str:
+        if not 0 <= block <= self._head:
+            head = await self._finalized(client)
+            if not 0 <= block <= head:
+                raise ChainError(f"Block {block} of {self._shown} is not final; the latest is {head}.")
+        assert self._rpc is not None
+        return str(await self._rpc.block_hash(block))
+
+    async def _subnet(self, client: "bt.Client", netuid: int) -> Subnet:
+        import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+        view = await client.at(await self._finalized(client))
+        if not await view.query(bt.storage.SubtensorModule.NetworksAdded, [netuid]):
+            raise NotRegistered(
+                f"There is no subnet {netuid} on {self._shown}.", advice="Check --netuid and --network."
+            )
+        keys = await view.query_map(bt.storage.SubtensorModule.Keys, [netuid])
+        # Hotkeys that are no longer registered keep their entries there, so the registered ones lead.
+        commitments = await view.subnets.commitments(netuid)
+        neurons = sorted((int(uid), str(hotkey)) for uid, hotkey in keys)
+        return Subnet(netuid, view.block, tuple(_neuron(uid, key, commitments.get(key)) for uid, key in neurons))
+
+    async def _last_update(self, client: "bt.Client", netuid: int, hotkey: str) -> int | None:
+        import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+        view = await client.at(await self._finalized(client))
+        uid = await view.query(bt.storage.SubtensorModule.Uids, [netuid, hotkey])
+        blocks = await view.query(bt.storage.SubtensorModule.LastUpdate, [netuid])
+        return int(blocks[uid]) if uid is not None and blocks and uid < len(blocks) else None
+
+    def _unreadable(self, error: Exception) -> ChainError:
+        import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+        if isinstance(error, TimeoutError):
+            return ChainUnreachable(
+                f"{self._shown} did not answer within {self._read_deadline_s:g} s.", advice=_CHECK_NETWORK
+            )
+        if isinstance(error, ValueError) and not isinstance(error, bt.BittensorError):
+            return ChainError(
+                f"{self._shown} runs a version this one can't read: {_cause(error)}.",
+                advice="Update Kinitro and its `chain` extra.",
+            )
+        return ChainUnreachable(f"{self._shown} can't be read: {_cause(error)}.", advice=_CHECK_NETWORK)
+
+    def _unwritten(self, error: Exception, netuid: int, signer: Signer) -> ChainError:
+        import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+        if isinstance(error, bt.ChainError):
+            return self._refused(error, netuid, signer)
+        lost = (bt.RpcConnectionError, bt.ConnectionNotReady, OSError, EOFError)
+        if isinstance(error, lost):
+            return self._ambiguous(_cause(error))
+        return ChainRejected(f"{self._shown} can't take this write: {_cause(error)}.")
+
+    def _refused(self, error: "bt.ChainError", netuid: int, signer: Signer) -> ChainError:
+        import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+        name = error.name or ""
+        said = f"{name} {error.message}".lower()
+        if error.code in (bt.ErrorCode.NOT_REGISTERED, bt.ErrorCode.SUBNET_NOT_EXISTS) or name in _NOT_REGISTERED:
+            return NotRegistered(
+                f"Hotkey {signer.ss58_address} is not registered on netuid {netuid} of {self._shown}.",
+                advice="Check --wallet-name, --hotkey-name, --netuid and --network; to register: "
+                f"`btcli subnets register --netuid {netuid}`.",
+            )
+        if name in _WAIT or error.code is bt.ErrorCode.RATE_LIMITED:
+            why = _WAIT.get(name, "The chain asks to wait.")
+            return RateLimited(f"{why} {self._shown} says: {_cause(error)}.", advice="Wait and try again.")
+        if name in _FORBIDDEN:
+            return ChainRejected(
+                f"{_FORBIDDEN[name]} Hotkey {signer.ss58_address}, netuid {netuid} of {self._shown}.",
+                advice="Permits go to the hotkeys with the most stake; see `btcli subnets metagraph`.",
+            )
+        if not name and any(word in said for word in _UNKNOWN_FATE):
+            return self._ambiguous(_cause(error))
+        return ChainRejected(f"{self._shown} refused the write: {name or error.code.value}: {_cause(error)}.")
+
+    def _ambiguous(self, cause: str) -> AmbiguousWrite:
+        return AmbiguousWrite(
+            f"{self._shown} took the write but did not say what became of it: {cause}.",
+            advice="It may still land: look it up before you try again.",
+        )
+
+
+_INCLUSION: dict[str, Any] = {"wait_for_inclusion": True, "wait_for_finalization": False}  # Any: keyword arguments
+_CHECK_NETWORK = "Check --network and this machine's connection; the next attempt makes a fresh connection."
+
+
+def _foreign_errors() -> tuple[type[Exception], ...]:
+    """Everything the SDK and its transport are known to raise (ValueError: SDK and runtime do not fit)."""
+    import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+    return (bt.BittensorError, ValueError, OSError, TimeoutError, EOFError)
+
+
+def _resolve(network: str) -> tuple[deque[str], tuple[str, ...]]:
+    """Endpoints in the order they are tried, and those that keep old state."""
+    try:
+        from bittensor import settings  # noqa: PLC0415 - optional and slow
+    except ImportError:
+        raise ConfigurationError(
+            f"Network {_shown(network)} needs the Bittensor SDK, which is not installed.",
+            advice="Install it with `pip install 'kinitro[chain]'`, or use `--network dev`.",
+        ) from None
+    try:
+        label, url = settings.resolve_endpoint(network)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"There is no network called {network!r}: {error}.",
+            advice="Use --network finney, test, local, a ws:// or wss:// URL, or dev.",
+        ) from None
+    fallbacks = [other for other in settings.default_fallback_endpoints(label) if other != url]
+    return deque([url, *fallbacks]), tuple(settings.default_archive_endpoints(label))
+
+
+def _shown(network: str) -> str:
+    """The network as it may stand in a message: a URL's user, path and query can hold somebody's key."""
+    parts = urlsplit(network)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else network
+
+
+def _cause(error: BaseException) -> str:
+    """An error's text on one line, or its kind when it says nothing."""
+    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__
+
+
+def _signing(signer: Signer) -> "bt.Signer":
+    import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+    if isinstance(signer, bt.Signer):
+        return signer
+    raise ConfigurationError(
+        f"Hotkey {signer.ss58_address} comes without a key to sign with.",
+        advice="Load it from a wallet: --wallet-name, --hotkey-name.",
+    )
+
+
+def _neuron(uid: int, hotkey: str, found: "bt.NeuronCommitment | None") -> Neuron:
+    if found is None:
+        return Neuron(uid, hotkey, None, None)
+    # Sealed and revealed ones can be changed or read later by rules of their own: no policy is named by them.
+    text = str(found.data or "") if found.status == "plain" else f"({found.status} commitment)"
+    return Neuron(uid, hotkey, text, int(found.block))
+
+
+def _block_of(result: "bt.ExtrinsicResult") -> int:
+    assert result.extrinsic_id is not None, "inclusion was waited for"
+    return int(result.extrinsic_id.partition("-")[0])
+
+
+async def _itself(client: "bt.Client") -> "bt.Client":
+    return client
