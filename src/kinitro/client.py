@@ -1,5 +1,6 @@
 """The typed client of our own HTTP API. It never retries: the caller knows how long it can wait."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from types import TracebackType
@@ -41,17 +42,22 @@ _MINERS = TypeAdapter(list[MinerOut])
 _ENVIRONMENTS = TypeAdapter(list[EnvironmentOut])
 _CYCLES = TypeAdapter(list[CycleOut])
 _EXPORT_TIMEOUT_S = 300.0
+_MAX_BYTES = 64 * 2**20
+_MAX_EXPORT_BYTES = 512 * 2**20
+"""A cycle of 256 miners, 10 environments and 50 episodes takes a tenth of it."""
 
 
 class KinitroClient:
     """Calls one API. Use it as a context manager; it keeps connections open between calls.
 
-    Every method raises `ApiUnreachable` when no answer came within `timeout_s` (the request may still have arrived),
-    and `ApiError` with the HTTP status when the API refused or what answered is not a Kinitro API.
+    Every method raises `ApiUnreachable` when no whole answer came within `timeout_s` (the request may still have
+    arrived), and `ApiError` with the HTTP status when the API refused, or what answered is not a Kinitro API or says
+    more than one would.
     """
 
     def __init__(self, base_url: str, api_key: SecretStr | str | None = None, timeout_s: float = 30.0) -> None:
         self._url = _checked_url(base_url)
+        self._timeout_s = timeout_s
         key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
         self._http = httpx.AsyncClient(
             base_url=self._url,
@@ -133,8 +139,13 @@ class KinitroClient:
 
     async def export(self, cycle_id: int) -> CycleExport:
         """A closed cycle as `kinitro score` reads it. 409 while it runs."""
-        response = await self._ok("GET", f"/v1/cycles/{cycle_id}/export", timeout_s=_EXPORT_TIMEOUT_S)
-        return self._parse(response, CycleExport.model_validate_json)
+        return (await self.export_file(cycle_id))[0]
+
+    async def export_file(self, cycle_id: int) -> tuple[CycleExport, bytes]:
+        """The same, with the bytes it was read from."""
+        path = f"/v1/cycles/{cycle_id}/export"
+        response = await self._ok("GET", path, timeout_s=_EXPORT_TIMEOUT_S, max_bytes=_MAX_EXPORT_BYTES)
+        return self._parse(response, CycleExport.model_validate_json), response.content
 
     async def _get(self, path: str, model: type[M]) -> M:
         return self._parse(await self._ok("GET", path), model.model_validate_json)
@@ -143,28 +154,55 @@ class KinitroClient:
         return self._parse(await self._ok("POST", path, request), model.model_validate_json)
 
     async def _ok(
-        self, method: str, path: str, request: BaseModel | None = None, *, timeout_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        request: BaseModel | None = None,
+        *,
+        timeout_s: float | None = None,
+        max_bytes: int = _MAX_BYTES,
     ) -> httpx.Response:
-        response = await self._send(method, path, request, timeout_s=timeout_s)
+        response = await self._send(method, path, request, timeout_s=timeout_s, max_bytes=max_bytes)
         if response.status_code != 200:
             raise self._refused(response)
         return response
 
     async def _send(
-        self, method: str, path: str, request: BaseModel | None = None, *, timeout_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        request: BaseModel | None = None,
+        *,
+        timeout_s: float | None = None,
+        max_bytes: int = _MAX_BYTES,
     ) -> httpx.Response:
+        wait_s = self._timeout_s if timeout_s is None else timeout_s
+        content = None if request is None else request.model_dump_json(exclude_none=True)
+        headers = None if request is None else {"Content-Type": "application/json"}
         try:
-            return await self._http.request(
-                method,
-                path,
-                content=None if request is None else request.model_dump_json(exclude_none=True),
-                headers=None if request is None else {"Content-Type": "application/json"},
-                timeout=httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s,
-            )
-        except httpx.TimeoutException:
+            # httpx limits each read; a server that sends a byte now and then must not hold the caller for ever.
+            async with (
+                asyncio.timeout(wait_s),
+                self._http.stream(method, path, content=content, headers=headers, timeout=wait_s) as response,
+            ):
+                body = await self._body(response, max_bytes)
+        except (httpx.TimeoutException, TimeoutError):
             raise self._unreachable("it did not answer in time") from None
         except httpx.RequestError as error:
             raise self._unreachable(str(error) or type(error).__name__) from error
+        return httpx.Response(response.status_code, content=body, request=response.request)
+
+    async def _body(self, response: httpx.Response, max_bytes: int) -> bytes:
+        body = bytearray()
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > max_bytes:
+                raise ApiError(
+                    f"What answered at {response.request.url} sent more than {max_bytes // 2**20} MiB.",
+                    status_code=response.status_code,
+                    advice="No Kinitro API says that much: check the address.",
+                )
+        return bytes(body)
 
     def _unreachable(self, cause: str) -> ApiUnreachable:
         return ApiUnreachable(

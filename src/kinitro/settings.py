@@ -122,3 +122,19 @@ class ExecutorSettings(ServiceSettings):
     """Policy servers kept at once, in use or not; never fewer than `max_concurrent` needs."""
     shutdown_grace_seconds: float = Field(default=30.0, ge=0)
     """How long running episodes may go on after the request to end."""
+
+
+class ValidatorSettings(ServiceSettings):
+    """`KINITRO_VALIDATOR_...`"""
+
+    model_config = SettingsConfigDict(env_prefix="KINITRO_VALIDATOR_")
+
+    backend_url: str = "http://localhost:8000"
+    network: str = "finney"
+    netuid: int = Field(default=1, ge=0, le=65535)
+    poll_interval_seconds: float = Field(default=60.0, gt=0)
+    refresh_blocks: int = Field(default=1000, ge=1)
+    """Unchanged weights are set again after so many blocks (1000 are 3 h 20 min at 12 s); chains forget the silent."""
+    recompute: bool = True
+    version_key: int = Field(default=0, ge=0)
+    """The subnet's weights version, where its owner demands one."""

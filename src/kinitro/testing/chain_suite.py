@@ -36,6 +36,15 @@ class Stage:
                     return
                 await asyncio.sleep(0.05)
 
+    async def until_updated(self, hotkey: str, before: int | None) -> int:
+        """Waits until the hotkey's last update is another than `before`, and returns it."""
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                last = await self.chain.last_update(self.netuid, hotkey)
+                if last is not None and last != before:
+                    return last
+                await asyncio.sleep(0.05)
+
 
 class ChainSuite:
     """Inherited by the tests of each chain."""
@@ -109,10 +118,7 @@ class ChainSuite:
         before = await stage.chain.last_update(stage.netuid, hotkey)
         start = await stage.chain.finalized_block()
         await stage.chain.set_weights(stage.netuid, {uid: 1.0}, stage.first)
-        async with asyncio.timeout(DEADLINE_S):
-            while (last := await stage.chain.last_update(stage.netuid, hotkey)) == before:
-                await asyncio.sleep(0.05)
-        assert last is not None
+        last = await stage.until_updated(hotkey, before)
         assert start < last <= await stage.chain.finalized_block()
         assert await stage.chain.last_update(stage.netuid, stage.stranger.ss58_address) is None
 
