@@ -12,14 +12,15 @@ import numpy as np
 folder, pictures, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
 model = mujoco.MjModel.from_binary_path(f"{folder}/model.mjb")
 data = mujoco.MjData(model)
-recorded = np.load(f"{folder}/recorded.npz")
-mujoco.mj_setState(model, data, recorded["state"], mujoco.mjtState.mjSTATE_INTEGRATION)
+with np.load(f"{folder}/recorded.npz") as recorded:
+    state, mocap, ctrl = (recorded[name] for name in ("state", "mocap", "ctrl"))
+mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
 model.vis.quality.offsamples = 0 if pictures == "fast" else 4
 renderer = None if pictures == "none" else mujoco.Renderer(model, 84, 84)
 
 
 def step(index: int) -> None:
-    data.mocap_pos[:], data.ctrl[:] = recorded["mocap"][index], recorded["ctrl"][index]
+    data.mocap_pos[:], data.ctrl[:] = mocap[index], ctrl[index]
     mujoco.mj_step(model, data, nstep=5)
     mujoco.mj_rnePostConstraint(model, data)
     mujoco.mj_forward(model, data)
