@@ -1,0 +1,137 @@
+"""What people see when something is wrong: one clear line, an exit code, never a traceback."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def kinitro(*arguments: str, home: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KINITRO_")}
+    return subprocess.run(
+        [sys.executable, "-m", "kinitro", *arguments],
+        env={**environment, "KINITRO_HOME": str(home), "COLUMNS": "200", **variables},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def test_help_names_every_command(tmp_path):
+    shown = kinitro("--help", home=tmp_path)
+    assert shown.returncode == 0
+    for command in ("demo", "api", "scheduler", "executor", "db", "env", "score", "export", "explain", "compare"):
+        assert f"  {command} " in shown.stdout
+
+
+@pytest.mark.parametrize("command", ["demo", "api", "scheduler", "executor", "score", "export", "explain", "compare"])
+def test_every_commands_help_has_an_example(tmp_path, command):
+    assert f"Example: kinitro {command}" in kinitro(command, "--help", home=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["api", "--prot", "8000"], "--prot"),
+        (["api", "--port", "many"], "--port"),
+        (["executor", "--eval-mode", "magic"], "--eval-mode"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_names_the_flag(tmp_path, arguments, named):
+    shown = kinitro(*arguments, home=tmp_path)
+    assert shown.returncode == 2
+    assert named in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_a_wrong_variable_is_named(tmp_path):
+    shown = kinitro("api", home=tmp_path, KINITRO_API_PORT="many")
+    assert shown.returncode == 1
+    assert "KINITRO_API_PORT" in shown.stderr
+
+
+def test_a_flag_that_was_not_given_does_not_override_a_variable(tmp_path):
+    shown = kinitro("api", home=tmp_path, KINITRO_API_DATABASE_URL="postgresql://me:secret@127.0.0.1:1/x")
+    assert shown.returncode == 1
+    assert "127.0.0.1:1" in shown.stderr
+    assert "secret" not in shown.stderr
+
+
+def test_an_unreachable_database_is_one_clear_line(tmp_path):
+    for command in (["api"], ["scheduler", "--network", "dev"], ["db", "init"], ["db", "status"]):
+        shown = kinitro(*command, "--database-url", "postgresql://me:secret@127.0.0.1:1/x", home=tmp_path)
+        assert shown.returncode == 1
+        error, advice = shown.stderr.strip().splitlines()[-2:]
+        assert error.startswith("Error: Can't connect to the database")
+        assert "--database-url" in advice
+        assert "Traceback" not in shown.stderr
+
+
+def test_a_database_without_tables_says_which_command_makes_them(tmp_path, empty_database_url):
+    for command in (["api"], ["scheduler", "--network", "dev"]):
+        shown = kinitro(*command, "--database-url", empty_database_url, home=tmp_path)
+        assert shown.returncode == 1
+        assert "kinitro db init" in shown.stderr
+
+
+def test_a_port_in_use_is_named_with_the_flag_to_change_it(tmp_path, database_url):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        shown = kinitro("api", "--port", port, "--database-url", database_url, home=tmp_path)
+    assert shown.returncode == 1
+    assert port in shown.stderr
+    assert "--port" in shown.stderr
+
+
+def test_no_auth_is_refused_beyond_loopback(tmp_path, database_url):
+    shown = kinitro("api", "--host", "0.0.0.0", "--no-auth", "--database-url", database_url, home=tmp_path)
+    assert shown.returncode == 1
+    assert "--no-auth" in shown.stderr
+
+
+def test_an_unknown_environment_is_answered_with_near_ones(tmp_path, database_url):
+    shown = kinitro(
+        *("scheduler", "--network", "dev", "--environments", "metaworld/reach", "--database-url", database_url),
+        home=tmp_path,
+    )
+    assert shown.returncode == 1
+    assert "metaworld/reach-v3" in shown.stderr
+
+
+def test_a_failing_command_shows_its_traceback_only_when_asked(tmp_path):
+    url = "postgresql://me:secret@127.0.0.1:1/x"
+    shown = kinitro("api", "--database-url", url, "--log-level", "DEBUG", home=tmp_path)
+    assert "Traceback" in shown.stderr
+    assert "secret" not in shown.stderr
+
+
+def test_score_says_what_is_wrong_with_a_file(tmp_path):
+    assert "can't be read" in kinitro("score", str(tmp_path / "missing.json"), home=tmp_path).stderr
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps({"format": 1}))
+    shown = kinitro("score", str(broken), home=tmp_path)
+    assert shown.returncode == 1
+    assert "cycle_id" in shown.stderr
+    broken.write_text("[" * 100_000)
+    assert "is not an exported cycle" in kinitro("score", str(broken), home=tmp_path).stderr
+
+
+def test_reset_works_on_an_empty_database_as_the_guide_begins_with_it(tmp_path, empty_database_url):
+    assert kinitro("db", "reset", "--database-url", empty_database_url, "--force", home=tmp_path).returncode == 0
+    assert kinitro("db", "init", "--database-url", empty_database_url, home=tmp_path).returncode == 0
+    status = kinitro("db", "status", "--json", "--database-url", empty_database_url, home=tmp_path)
+    assert json.loads(status.stdout)["revision"]
+
+
+def test_reset_without_force_asks_and_loses_nothing_when_nobody_answers(tmp_path, database_url):
+    shown = kinitro("db", "reset", "--database-url", database_url, home=tmp_path)
+    assert shown.returncode == 1
+    assert "Go on?" in shown.stdout

@@ -1,0 +1,64 @@
+"""The demo as a newcomer runs it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def start_demo(scratch: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "kinitro", "demo", *arguments],
+        env={**os.environ, "TMPDIR": str(scratch), "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def processes_of(scratch: Path) -> list[str]:
+    """Command lines of processes that work in the demo's directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (entry / "environ").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if str(scratch) in command or f"KINITRO_HOME={scratch}" in environment:
+            found.append(command)
+    return found
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_ends_in_a_leaderboard_where_the_copy_earns_nothing(tmp_path):
+    demo = start_demo(tmp_path, "--episodes", "3")
+    shown, _ = demo.communicate(timeout=220)
+    assert demo.returncode == 0, shown
+    (weights,) = [line for line in shown.splitlines() if " weight" in line]
+    shares = [float(share) for share in re.findall(r"([\d.]+)%", weights)]
+    assert len(shares) == 5
+    assert sum(shares) == pytest.approx(100.0, abs=0.3)
+    assert shares[0] == 0.0
+    assert shares[4] == 0.0
+    assert "copycat earns nothing: it is a copy of uid 3" in " ".join(shown.split())
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seconds", [1.0, 12.0])
+def test_ctrl_c_leaves_nothing_behind(tmp_path, seconds):
+    demo = start_demo(tmp_path)
+    time.sleep(seconds)
+    demo.send_signal(signal.SIGINT)
+    shown, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 130, shown
+    assert "Traceback" not in shown
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
