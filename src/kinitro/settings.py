@@ -138,3 +138,14 @@ class ValidatorSettings(ServiceSettings):
     recompute: bool = True
     version_key: int = Field(default=0, ge=0)
     """The subnet's weights version, where its owner demands one."""
+
+
+class BtcliSettings(ServiceSettings):
+    """`BT_...`: what btcli's users have set already."""
+
+    model_config = SettingsConfigDict(env_prefix="BT_")
+
+    wallet: str = "default"
+    wallet_hotkey: str = "default"
+    wallet_path: Path | None = None
+    network: str = "finney"

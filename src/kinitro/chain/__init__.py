@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from kinitro.chain.base import Chain, Neuron, Signer, Subnet, WeightsMode
 from kinitro.chain.commitment import format_commitment, parse_commitment
 from kinitro.chain.dev import DevLedger, dev_signer
+from kinitro.chain.wallets import HotkeyName, hotkey_address, load_signer
 from kinitro.errors import ConfigurationError
 from kinitro.settings import home_directory
 
@@ -14,12 +15,15 @@ __all__ = [
     "DEV_LEDGER_FILE",
     "Chain",
     "DevLedger",
+    "HotkeyName",
     "Neuron",
     "Signer",
     "Subnet",
     "WeightsMode",
     "dev_signer",
     "format_commitment",
+    "hotkey_address",
+    "load_signer",
     "open_chain",
     "parse_commitment",
 ]

@@ -7,10 +7,14 @@ drops the SDK's memory of nonces, which a write of unknown fate leaves wrong.
 import asyncio
 import contextlib
 import math
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from kinitro.chain.base import Neuron, Signer, Subnet, WeightsMode
@@ -309,6 +313,35 @@ class BittensorChain:
         )
 
 
+def read_hotkey(file: Path) -> Signer:
+    """The key in a btcli keyfile; `ConfigurationError` says what is wrong with it.
+
+    An encrypted one needs `BT_WALLET_PASSWORD`, or a terminal to ask on.
+    """
+    _sdk_settings("this wallet")
+    from bittensor import keyfiles  # noqa: PLC0415 - optional and slow
+
+    keyfile = keyfiles.Keyfile(file)
+    password = os.environ.get("BT_WALLET_PASSWORD") or os.environ.get(keyfile.env_var_name())
+    if not password and keyfile.is_encrypted() and not sys.stdin.isatty():
+        raise ConfigurationError(
+            f"The hotkey {file} is encrypted, and there is no terminal to ask for its password on.",
+            advice="Set BT_WALLET_PASSWORD, or run this command in a terminal.",
+        )
+    try:
+        key = cast("bt.Signer", keyfile.get_keypair(password))
+        key.sign(b"can it sign?")
+    except keyfiles.WrongPasswordError:
+        raise ConfigurationError(f"The password for the hotkey {file} is wrong.", advice=_PASSWORD) from None
+    except (keyfiles.KeyfileError, ValueError, OSError, EOFError) as error:
+        raise ConfigurationError(
+            f"The hotkey {file} can't be used: {_cause(error)}.",
+            advice="It must be a hotkey that btcli made, with its private key, and readable by this user.",
+        ) from None
+    return key
+
+
+_PASSWORD = "Try again, or correct BT_WALLET_PASSWORD if it is set."  # noqa: S105 - advice, no password
 _INCLUSION: dict[str, Any] = {"wait_for_inclusion": True, "wait_for_finalization": False}  # Any: keyword arguments
 _CHECK_NETWORK = "Check --network and this machine's connection; the next attempt makes a fresh connection."
 
@@ -322,13 +355,7 @@ def _foreign_errors() -> tuple[type[Exception], ...]:
 
 def _resolve(network: str) -> tuple[deque[str], tuple[str, ...]]:
     """Endpoints in the order they are tried, and those that keep old state."""
-    try:
-        from bittensor import settings  # noqa: PLC0415 - optional and slow
-    except ImportError:
-        raise ConfigurationError(
-            f"Network {_shown(network)} needs the Bittensor SDK, which is not installed.",
-            advice="Install it with `pip install 'kinitro[chain]'`, or use `--network dev`.",
-        ) from None
+    settings = _sdk_settings(f"network {_shown(network)}")
     try:
         label, url = settings.resolve_endpoint(network)
     except ValueError as error:
@@ -338,6 +365,17 @@ def _resolve(network: str) -> tuple[deque[str], tuple[str, ...]]:
         ) from None
     fallbacks = [other for other in settings.default_fallback_endpoints(label) if other != url]
     return deque([url, *fallbacks]), tuple(settings.default_archive_endpoints(label))
+
+
+def _sdk_settings(what: str) -> ModuleType:
+    try:
+        from bittensor import settings  # noqa: PLC0415 - optional and slow
+    except ImportError:
+        raise ConfigurationError(
+            f"The Bittensor SDK, which {what} needs, is not installed.",
+            advice="Install it with `pip install 'kinitro[chain]'`, or use `--network dev`.",
+        ) from None
+    return settings
 
 
 def _shown(network: str) -> str:
