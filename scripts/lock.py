@@ -2,6 +2,8 @@
 
 python scripts/lock.py UV --upgrade    newest versions that fit, written to both files
 python scripts/lock.py UV --check      exit 1 unless what uv resolves is exactly what is pinned, hashes included
+
+The images' own requirements (src/kinitro/backends/images/*/requirements.txt) are parts of the same.
 """
 
 import re
@@ -12,17 +14,33 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 PINNED = ROOT / "requirements.lock"
+IMAGES = ROOT / "src" / "kinitro" / "backends" / "images"
+# What each image installs, as `uv export` takes it.
+IMAGE_PACKAGES = {
+    "metaworld": ("--no-default-groups", "--extra", "metaworld"),
+    "miner": ("--only-group", "runner"),
+}
 BLOCK = re.compile(r"(?<=# BEGIN PINS\n).*?(?=# END PINS\n)", re.DOTALL)
 
 
 def export(uv: str) -> str:
     """What uv resolves, with hashes and without addresses."""
     subprocess.run([uv, "lock", "--quiet"], cwd=ROOT, check=True)
-    command = [uv, "export", "--frozen", "--all-extras", "--all-groups", "--no-emit-project", "--no-annotate"]
+    return exported(uv, "--all-extras", "--all-groups")
+
+
+def exported(uv: str, *packages: str) -> str:
+    """A part of what is locked, as pip takes it."""
+    command = [uv, "export", "--frozen", "--no-emit-project", "--no-annotate", "--no-header", *packages]
     text = subprocess.run(
-        [*command, "--no-header", "--format", "requirements-txt"], cwd=ROOT, check=True, capture_output=True, text=True
+        [*command, "--format", "requirements-txt"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
     return "# Made by scripts/lock.py; every Python and platform this project runs on.\n" + text
+
+
+def image_requirements(uv: str) -> dict[Path, str]:
+    """The requirements file of each image."""
+    return {IMAGES / name / "requirements.txt": exported(uv, *packages) for name, packages in IMAGE_PACKAGES.items()}
 
 
 def pins(requirements: str) -> str:
@@ -39,6 +57,8 @@ def upgrade(uv: str) -> None:
     PINNED.write_text(text)
     PYPROJECT.write_text(BLOCK.sub(lambda _: pins(text), PYPROJECT.read_text()))
     subprocess.run([uv, "lock", "--quiet"], cwd=ROOT, check=True)
+    for file, requirements in image_requirements(uv).items():
+        file.write_text(requirements)
 
 
 def by_package(requirements: str) -> dict[str, set[str]]:
@@ -55,15 +75,25 @@ def by_package(requirements: str) -> dict[str, set[str]]:
     return packages
 
 
-def check(uv: str) -> int:
+def differences(resolved: dict[str, set[str]], pinned: dict[str, set[str]]) -> list[str]:
     """A file that was added to a release since is no change of ours; one that is gone or replaced is."""
-    resolved, pinned = by_package(export(uv)), by_package(PINNED.read_text())
     problems = [f"not pinned: {line}" for line in sorted(resolved.keys() - pinned.keys())]
     problems += [f"pinned but not used: {line}" for line in sorted(pinned.keys() - resolved.keys())]
-    problems += [f"other files than pinned: {line}" for line in pinned if not pinned[line] <= resolved.get(line, set())]
+    return problems + [
+        f"other files than pinned: {line}" for line in pinned if not pinned[line] <= resolved.get(line, set())
+    ]
+
+
+def check(uv: str) -> int:
+    files = {PINNED: export(uv)} | image_requirements(uv)
+    problems = [
+        f"{file.relative_to(ROOT)}: {problem}"
+        for file, text in files.items()
+        for problem in differences(by_package(text), by_package(file.read_text()))
+    ]
     if not problems:
         return 0
-    print("Error: what uv resolves is not what requirements.lock pins.", *problems, sep="\n  ", file=sys.stderr)
+    print("Error: what uv resolves is not what is pinned.", *problems, sep="\n  ", file=sys.stderr)
     print("  After changing dependencies run: make lock", file=sys.stderr)
     return 1
 

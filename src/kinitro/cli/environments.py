@@ -1,4 +1,4 @@
-"""`kinitro env`: the catalogue, and a short local run with a picture."""
+"""`kinitro env`: the catalogue, a short local run with a picture, and the images of Docker mode."""
 
 from dataclasses import asdict
 from enum import StrEnum
@@ -9,7 +9,9 @@ import typer
 
 from kinitro.cli.common import JsonFlag, plain, print_json
 
-app = typer.Typer(help="Environments: what there is, and a short run to see that it works.", no_args_is_help=True)
+app = typer.Typer(
+    help="Environments: what there is, a short run to see that it works, and their images.", no_args_is_help=True
+)
 
 
 @app.command("list", epilog="Example: kinitro env list --json")
@@ -67,3 +69,53 @@ def run_test(
     from kinitro.cli.tables import preview_table
 
     preview_table(found)
+
+
+class Image(StrEnum):
+    """What can be built."""
+
+    METAWORLD = "metaworld"
+    PROCTHOR = "procthor"
+    MINER = "miner"
+
+
+@app.command("build", epilog="Example: kinitro env build metaworld --tag kinitro/metaworld:v1")
+def build_image(
+    image: Annotated[Image, typer.Argument(help="An environment family, or `miner`: what policies run in.")],
+    tag: Annotated[
+        str | None, typer.Option("--tag", help="The image's name.", show_default="kinitro/metaworld:v1 and so on")
+    ] = None,
+    push: Annotated[bool, typer.Option("--push", help="Push it when it is built.")] = False,
+    registry: Annotated[str | None, typer.Option("--registry", help="Where to push it, e.g. ghcr.io/me.")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Build every layer anew.")] = False,
+    base_image: Annotated[
+        str | None,
+        typer.Option("--base-image", help="Debian with Python 3.11.", show_default="python:3.11-slim-bookworm"),
+    ] = None,
+    torch_index: Annotated[
+        str | None,
+        typer.Option(
+            "--torch-index",
+            help="miner: the index torch comes from; `none` leaves it out.",
+            show_default="PyTorch's CPU index",
+        ),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the builder's every line.")] = False,
+) -> None:
+    """Build an image for Docker mode with affinetes."""
+    from kinitro.backends.images import DEFAULT_BASE_IMAGE, DEFAULT_TAGS, BuildOptions, build
+
+    def show(line: str) -> None:
+        if verbose or line.startswith("Step "):
+            typer.echo(line if verbose else line[:100])
+
+    options = BuildOptions(
+        tag=tag or DEFAULT_TAGS[image.value],
+        base_image=base_image or DEFAULT_BASE_IMAGE,
+        torch_index=torch_index,
+        no_cache=no_cache,
+        push=push,
+        registry=registry,
+    )
+    full_tag = build(image.value, options, show)
+    typer.echo(f"Built {full_tag}" + (" and pushed it." if push else "."))
