@@ -49,6 +49,8 @@ class LaunchSpec:
     limits: Limits = field(default_factory=Limits)
     network: NetworkAccess = NetworkAccess.NONE
     labels: Mapping[str, str] = field(default_factory=dict)
+    image: str | None = None
+    """What it runs in, where a backend runs images; None is the backend's own choice."""
 
 
 class Running(Protocol):
@@ -88,6 +90,10 @@ class Backend(Protocol):
 
     async def launch(self, spec: LaunchSpec) -> Running:
         """Starts it and returns at once; readiness is the caller's to poll. `InfrastructureError` when it can't."""
+        ...
+
+    async def connect(self, caller: Running, callee: Running) -> str:
+        """Lets `caller` call `callee`, and no other server that it was let call before. Returns the URL to call."""
         ...
 
     async def close(self) -> None:

@@ -1,0 +1,244 @@
+"""Launches containers: one internal network each, hard limits, nothing writable but /tmp, nobody to call.
+
+Policies are started by the SDK, environments by affinetes in a process of its own. Both are reached over HTTP at an
+address that no other container of this run ever gets.
+"""
+
+import asyncio
+import functools
+import itertools
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import IO, Any
+
+from kinitro.backends.base import LaunchSpec, Role, Running
+from kinitro.backends.docker import firewall, isolation
+from kinitro.backends.docker.affinetes_host import AffinetesHost
+from kinitro.backends.docker.container import DockerRun, Place, hardened
+from kinitro.backends.docker.engine import Engine
+from kinitro.backends.docker.settings import HOME_LABEL, ROLE_LABEL, RUN_LABEL, DockerSettings, bridge_prefix
+from kinitro.backends.docker.sweep import begin_run, sweep
+from kinitro.backends.docker.watch import EngineWatch
+from kinitro.errors import ConfigurationError, EnvironmentFault, InfrastructureError
+from kinitro.logs import get_logger
+
+_log = get_logger("docker")
+_SUBNET_TRIES = 256
+_PROBE_TIMEOUT_S = 60.0
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What belongs to one life of a backend."""
+
+    name: str
+    lock: IO[str]
+    affinetes: AffinetesHost
+    watch: EngineWatch
+
+
+class DockerBackend:
+    """Starts servers in containers. An async context manager: entering it proves the isolation, leaving it removes all.
+
+    Entering raises `ConfigurationError` when there is no engine or image, or a container can reach anything.
+    """
+
+    isolates = True
+    enforces = frozenset({"memory_bytes", "cpus", "processes", "gpus", "network"})
+
+    def __init__(self, settings: DockerSettings) -> None:
+        self._settings = settings
+        self._running: set[DockerRun] = set()
+        self._numbers = itertools.count(1)
+        self._subnets = _subnets(settings)
+        self._engine_: Engine | None = None
+        self._run_: _Run | None = None
+
+    async def __aenter__(self) -> "DockerBackend":
+        self._engine_ = engine = await asyncio.to_thread(Engine.connect)
+        try:
+            await engine.do("The sweep", lambda: sweep(engine, self._settings))
+            await asyncio.to_thread(engine.ensure_image, self._settings.image, "kinitro env build miner")
+            await self._begin(engine)
+            await self._prove_isolation()
+        except BaseException:
+            await asyncio.shield(self.close())
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def ensure_image(self, image: str, how_to_build: str) -> str:
+        """The id of an image; pulls it when it is not here. `ConfigurationError` "Failed to pull image" otherwise."""
+        return await asyncio.to_thread(self._engine.ensure_image, image, how_to_build)
+
+    async def launch(self, spec: LaunchSpec) -> Running:
+        """Starts it; a policy at once, an environment once it answers. `InfrastructureError` when it can't."""
+        place = await self._make_place(spec)
+        running = DockerRun(self._engine, self._run.watch, place, on_stopped=self._running.discard)
+        self._running.add(running)
+        try:
+            if spec.role is Role.POLICY:
+                await self._start_policy(spec, running)
+            else:
+                await self._start_environment(spec, running)
+        except BaseException:
+            await asyncio.shield(running.stop(0.0))
+            raise
+        return running
+
+    async def connect(self, caller: Running, callee: Running) -> str:
+        """Puts the caller on the callee's network, off any it was put on before. Returns the callee's URL."""
+        if not isinstance(caller, DockerRun) or not isinstance(callee, DockerRun):
+            raise TypeError("only containers of this backend can be connected")
+        await caller.attach_to(callee)
+        return callee.url
+
+    async def close(self) -> None:
+        """Removes everything of this run: containers, networks, volumes, the firewall rule. Safe to call twice."""
+        engine, self._engine_ = self._engine_, None
+        run, self._run_ = self._run_, None
+        if run is not None:
+            run.watch.close()
+            await asyncio.gather(*(running.stop(0.5) for running in list(self._running)), return_exceptions=True)
+            await run.affinetes.close()
+            run.lock.close()
+        if engine is not None:
+            engine.close()
+
+    @property
+    def _engine(self) -> Engine:
+        if self._engine_ is None:
+            raise InfrastructureError("The Docker backend is closed.", code="closed")
+        return self._engine_
+
+    @property
+    def _run(self) -> _Run:
+        if self._run_ is None:
+            raise InfrastructureError("The Docker backend is closed.", code="closed")
+        return self._run_
+
+    async def _begin(self, engine: Engine) -> None:
+        name, lock = begin_run(self._settings)
+        affinetes = AffinetesHost(self._settings, name, lock)
+        self._run_ = _Run(name, lock, affinetes, EngineWatch(engine, f"{RUN_LABEL}={name}"))
+        await affinetes.start()
+        self._run_.watch.start()
+        if self._settings.isolate:
+            await engine.do("The firewall's helper", lambda: firewall.install(engine, self._settings, name))
+
+    # Isolation
+
+    async def _prove_isolation(self) -> None:
+        engine, image = self._engine, self._settings.image
+        name, network, subnet = await self._make_network("probe")
+        bridge = await engine.do("The probe", lambda: engine.client.networks.get("bridge").attrs)
+        gateways = [str(subnet[1])] + [one["Gateway"] for one in bridge["IPAM"]["Config"] or () if "Gateway" in one]
+        async with isolation.listening_host() as port:
+            command = isolation.probe_command(isolation.host_addresses(gateways), port)
+            options = hardened(LaunchSpec("The probe", Role.POLICY, (), self._settings.state), {}) | {
+                "labels": self._labels("probe"),
+                "network": name,
+                "working_dir": "/",
+            }
+            _, output = await engine.do(
+                "The isolation probe", lambda: engine.run_to_end(image, command, _PROBE_TIMEOUT_S, **options)
+            )
+        await engine.do("The probe's network", lambda: engine.remove_network(network.id))
+        if reached := isolation.problems(output):
+            raise ConfigurationError(
+                f"Policies would not be isolated on this Docker host: from inside a container the probe reached "
+                f"{', '.join(reached)}. Untrusted policies are not run here.",
+                advice="See docs/docker.md (Isolation): the firewall rule of the INPUT chain is missing or without "
+                "effect. For policies that you trust there is --eval-mode process.",
+            )
+
+    # Starting
+
+    async def _make_place(self, spec: LaunchSpec) -> Place:
+        name, network, subnet = await self._make_network(spec.role)
+        volume = f"{name}-files" if spec.role is Role.POLICY else None
+        return Place(name, network, subnet, volume, spec.name)
+
+    async def _make_network(self, role: str) -> tuple[str, Any, IPv4Network]:  # Any: the SDK's network
+        number = next(self._numbers)
+        name, bridge = f"kinitro-{self._run.name}-{number}", f"{bridge_prefix(self._run.name)}{number:x}"
+        engine, labels = self._engine, self._labels(role)
+        for subnet in itertools.islice(self._subnets, _SUBNET_TRIES):
+            make = functools.partial(engine.create_network, name, bridge, subnet, labels)
+            network = await engine.do(f"The network {name}", make)
+            if network is not None:
+                return name, network, subnet
+        raise InfrastructureError(
+            f"No free subnet was found in {self._settings.subnets}.",
+            code="no_subnet",
+            advice="Remove unused networks: docker network prune.",
+        )
+
+    async def _start_policy(self, spec: LaunchSpec, running: DockerRun) -> None:
+        engine, place, image = self._engine, running.place, spec.image or self._settings.image
+        labels = self._labels(spec.role) | dict(spec.labels)
+        volume = str(place.volume)
+
+        def start() -> None:
+            engine.make_volume(volume, spec.directory, image, labels)
+            container = engine.client.containers.create(
+                image,
+                command=place.fill(spec.command),
+                name=place.name,
+                labels=labels,
+                network=place.name,
+                networking_config={place.name: engine.client.api.create_endpoint_config(ipv4_address=place.address)},
+                working_dir="/policy",
+                volumes={volume: {"bind": "/policy", "mode": "ro"}},
+                **hardened(spec, {}),
+            )
+            container.start()
+
+        await engine.do(spec.name, start)
+        await running.note_start()
+
+    async def _start_environment(self, spec: LaunchSpec, running: DockerRun) -> None:
+        place = running.place
+        options = hardened(spec, {}, as_json=True) | {
+            "image": spec.image or self._settings.image,
+            "container_name": place.name,
+            "env_vars": dict(spec.environment),
+            "labels": self._labels(spec.role) | dict(spec.labels),
+            "network": place.name,
+            "address": place.address,
+            "command": place.fill(spec.command),
+            "tty": False,
+            "stdin_open": False,
+        }
+        options.pop("environment")
+        loading = asyncio.create_task(self._run.affinetes.load(options))
+        try:
+            # affinetes would look at a dead server's address for three minutes.
+            while not (await asyncio.wait({loading}, timeout=_LOOK_S))[0]:
+                await running.raise_if_dead()
+            await loading
+        except EnvironmentFault as error:
+            raise EnvironmentFault(
+                f"{spec.name} can't be started: {error.message}", code="environment_start"
+            ) from error
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+        await running.note_start()
+
+    def _labels(self, role: str) -> dict[str, str]:
+        return {RUN_LABEL: self._run.name, HOME_LABEL: self._settings.home, ROLE_LABEL: role}
+
+
+def _subnets(settings: DockerSettings) -> Iterator[IPv4Network]:
+    """One after the other, from a random one: an address comes back only after all the others."""
+    # Half of a subnet is for callers; of that half the last address is the broadcast.
+    prefix = 32 - max(3, (settings.callers + 1).bit_length() + 1)
+    every = list(settings.subnets.subnets(new_prefix=prefix))
+    first = secrets.randbelow(len(every))
+    return itertools.cycle(every[first:] + every[:first])

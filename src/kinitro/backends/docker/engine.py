@@ -1,0 +1,215 @@
+"""The Docker engine: the one file that imports its SDK. The SDK blocks, so calls go through a few threads."""
+# Any in this file: the SDK publishes no types.
+
+import asyncio
+import contextlib
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from kinitro.errors import ConfigurationError, InfrastructureError
+
+T = TypeVar("T")
+_THREADS = 16
+_CALL_TIMEOUT_S = 60
+_NO_ENGINE_ADVICE = (
+    "Start it (systemctl start docker), join its group (sudo usermod -aG docker $USER, then log in again), or use "
+    "--eval-mode process for policies that you trust."
+)
+
+
+class Engine:
+    """A connection to the engine of DOCKER_HOST. Methods block and raise the SDK's errors: call them through `do`."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+
+    @classmethod
+    def connect(cls) -> Self:
+        """Raises `ConfigurationError` when there is no SDK or no engine answers."""
+        try:
+            import docker  # noqa: PLC0415 - optional, and slow to import
+        except ImportError as error:
+            raise ConfigurationError(
+                f"Docker mode needs the docker extra: {error}.", advice="Install it: pip install 'kinitro[docker]'."
+            ) from error
+        try:
+            client = docker.from_env(timeout=_CALL_TIMEOUT_S, max_pool_size=_THREADS)
+            client.ping()
+        except docker.errors.DockerException as error:
+            raise ConfigurationError(f"No Docker engine answers: {error}", advice=_NO_ENGINE_ADVICE) from error
+        return cls(client)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.client.close()
+
+    async def do(self, what: str, work: Callable[[], T]) -> T:
+        """Runs blocking work in a thread. Whatever the engine refuses is an `InfrastructureError` that names `what`."""
+        with translated(what):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    # Images
+
+    def ensure_image(self, image: str, how_to_build: str) -> str:
+        """The image's id; pulls it when it is not here. `ConfigurationError` "Failed to pull image" when it can't."""
+        from docker.errors import APIError, ImageNotFound  # noqa: PLC0415
+
+        try:
+            with contextlib.suppress(ImageNotFound):
+                return str(self.client.images.get(image).id)
+            return str(self.client.images.pull(image).id)
+        except (APIError, ImageNotFound) as error:
+            raise ConfigurationError(
+                f"Failed to pull image {image}, and it is not on this machine: {error.explanation or error}.",
+                advice=f"Build it: {how_to_build}",
+            ) from error
+
+    # Networks
+
+    def create_network(self, name: str, bridge: str, subnet: IPv4Network, labels: Mapping[str, str]) -> Any:
+        """An internal bridge network, or None when the subnet is taken on this machine.
+
+        Addresses of the upper half are given out by the engine, those of the lower half by us alone: an address that
+        we gave to one container never goes to another.
+        """
+        from docker.errors import APIError  # noqa: PLC0415
+        from docker.types import IPAMConfig, IPAMPool  # noqa: PLC0415
+
+        upper = list(subnet.subnets(prefixlen_diff=1))[1]
+        pool = IPAMPool(subnet=str(subnet), gateway=str(subnet[1]), iprange=str(upper))
+        try:
+            return self.client.networks.create(
+                name,
+                driver="bridge",
+                internal=True,
+                ipam=IPAMConfig(pool_configs=[pool]),
+                options={"com.docker.network.bridge.name": bridge},
+                labels=dict(labels),
+            )
+        except APIError as error:
+            if "overlap" in str(error).lower():
+                return None
+            raise
+
+    def remove_network(self, network_id: str) -> None:
+        """Removes it and lets go of whoever is still on it. Nothing happens when it is gone."""
+        from docker.errors import APIError, NotFound  # noqa: PLC0415
+
+        with contextlib.suppress(NotFound):
+            network = self.client.networks.get(network_id)
+            for container_id in network.attrs.get("Containers") or {}:
+                with contextlib.suppress(APIError):
+                    network.disconnect(container_id, force=True)
+            network.remove()
+
+    # Volumes
+
+    def make_volume(self, name: str, folder: Path, image: str, labels: Mapping[str, str]) -> None:
+        """A volume that holds a copy of the folder's plain files, readable to everyone, owned by root."""
+        self.client.volumes.create(name, labels=dict(labels))
+        # Never started: the engine writes into a created container's volumes, on remote hosts too.
+        carrier = self.client.containers.create(
+            image, command=["true"], labels=dict(labels), network_mode="none", volumes={name: {"bind": "/files"}}
+        )
+        try:
+            carrier.put_archive("/files", packed(folder))
+        finally:
+            carrier.remove(force=True)
+
+    # Everything with a label
+
+    def labelled(self, label: str) -> tuple[list[Any], list[Any], list[Any]]:
+        """Containers (dead ones too), networks and volumes."""
+        wanted = {"label": label}
+        return (
+            self.client.containers.list(all=True, filters=wanted, ignore_removed=True),
+            self.client.networks.list(filters=wanted),
+            self.client.volumes.list(filters=wanted),
+        )
+
+    def remove_labelled(self, label: str) -> int:
+        """Removes them all and says how many there were."""
+        from docker.errors import APIError, NotFound  # noqa: PLC0415
+
+        containers, networks, volumes = self.labelled(label)
+        for container in containers:
+            with contextlib.suppress(NotFound):
+                container.remove(force=True, v=True)
+        for network in networks:
+            self.remove_network(network.id)
+        for volume in volumes:
+            with contextlib.suppress(NotFound, APIError):
+                volume.remove(force=True)
+        return len(containers) + len(networks) + len(volumes)
+
+    def run_to_end(self, image: str, command: Sequence[str], timeout_s: float, **options: Any) -> tuple[int, str]:
+        """Runs one container to its end and returns its exit code and output."""
+        container = self.client.containers.create(image, command=list(command), **options)
+        try:
+            container.start()
+            status = container.wait(timeout=timeout_s)
+            return int(status["StatusCode"]), container.logs().decode(errors="replace")
+        finally:
+            container.remove(force=True)
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """The SDK's errors as ours."""
+    import requests  # noqa: PLC0415 - comes with the SDK
+    from docker.errors import DockerException, ImageNotFound  # noqa: PLC0415
+
+    try:
+        yield
+    except ImageNotFound as error:
+        raise InfrastructureError(
+            f"Failed to pull image: {what} can't be started: {error.explanation or error}.",
+            code="image_missing",
+            advice="Build it with `kinitro env build`.",
+        ) from error
+    except DockerException as error:
+        reason = getattr(error, "explanation", None) or error
+        raise InfrastructureError(f"{what} can't be started: {reason}.", code="docker_refused") from error
+    except (requests.RequestException, OSError) as error:
+        raise InfrastructureError(
+            f"{what}: the Docker engine does not answer: {error}.", code="docker_unreachable", advice=_NO_ENGINE_ADVICE
+        ) from error
+
+
+def packed(folder: Path) -> Iterator[bytes]:
+    """The folder's plain files as a tar stream; links and special files are left out."""
+    reading, writing = os.pipe()
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            with os.fdopen(writing, "wb") as end, tarfile.open(fileobj=end, mode="w|") as archive:
+                archive.add(folder, arcname=".", filter=_plain)
+        except (OSError, tarfile.TarError) as error:
+            failures.append(error)
+
+    writer = threading.Thread(target=write, name="pack", daemon=True)
+    writer.start()
+    with os.fdopen(reading, "rb") as end:
+        while chunk := end.read(2**20):
+            yield chunk
+    writer.join()
+    if failures:
+        raise OSError(f"{folder} can't be read: {failures[0]}")
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    if not (entry.isreg() or entry.isdir()):
+        return None
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    entry.mode = 0o755 if entry.isdir() else 0o444
+    return entry

@@ -1,0 +1,44 @@
+"""What a Docker backend is told, and the names that everything it makes goes by."""
+
+import hashlib
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from pathlib import Path
+
+RUN_LABEL = "kinitro.run"
+HOME_LABEL = "kinitro.home"
+ROLE_LABEL = "kinitro.role"
+BRIDGE_PREFIX = "kn"
+_SUBNETS = IPv4Network("10.213.0.0/16")
+
+
+@dataclass(frozen=True)
+class DockerSettings:
+    """`state` is a directory of this user, the same for every run, where runs are noted until nothing is left of them.
+
+    `image` is what is started when a spec names none, and what the firewall's helper and the isolation probe run in.
+    `callers` is how many environments may call one policy at once. `subnets` is cut into one network for each server.
+    """
+
+    state: Path
+    image: str
+    callers: int = 8
+    subnets: IPv4Network = _SUBNETS
+    isolate: bool = True
+    """False leaves the firewall rule out, so that the probe must find the hole: for tests of just that."""
+
+    @property
+    def runs(self) -> Path:
+        """Where each living run holds a lock."""
+        return self.state / "docker-runs"
+
+    @property
+    def home(self) -> str:
+        """Marks what belongs to this state directory of this machine."""
+        return hashlib.sha256(f"{socket.gethostname()}:{self.state}".encode()).hexdigest()[:16]
+
+
+def bridge_prefix(run: str) -> str:
+    """What the names of a run's network interfaces on the host begin with (15 characters are the kernel's limit)."""
+    return f"{BRIDGE_PREFIX}{run}"
