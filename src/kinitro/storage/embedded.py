@@ -141,7 +141,7 @@ class EmbeddedServer:
         words = " ".join(f"-c {name}='{value}'" for name, value in options.items())
         command = ["-D", str(self.data), "-l", str(self.data / "log"), "-w", "-t", "60", "-o", words, "start"]
         done = _run("pg_ctl", *command)
-        return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return None if done.returncode == 0 else _complaint(done.stderr)
 
     def stop(self) -> None:
         """Stops it and waits. Call under the lock; a server that won't stop is left to itself."""
@@ -159,9 +159,8 @@ class EmbeddedServer:
         flags = ["--auth=trust", "--encoding=UTF8", "--locale=C", f"--username={_SUPERUSER}"]
         done = _run("initdb", *flags, "-D", str(fresh))
         if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise DatabaseUnreachable(
-                f"No database could be created in {self.home}: {reason}.",
+                f"No database could be created in {self.home}: {_complaint(done.stderr)}.",
                 advice="Check the disk's room and rights, or name another server with --database-url.",
             )
         fresh.rename(self.data)
@@ -267,6 +266,12 @@ def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         )
         errors.seek(0)
         return subprocess.CompletedProcess(done.args, done.returncode, "", errors.read())
+
+
+def _complaint(stderr: str) -> str:
+    """The first thing that went wrong; what follows it is usually the clean-up."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["no reason given"]
+    return next((line for line in lines if "error:" in line or "FATAL:" in line), lines[-1]).rstrip(".")
 
 
 def _account() -> pwd.struct_passwd | None:
