@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli import database, demo, environments, results, services
+from kinitro.cli import database, demo, environments, miner, results, services
 from kinitro.errors import KinitroError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ demo.register(app)
 app.add_typer(database.app, name="db")
 services.register(app)
 app.add_typer(environments.app, name="env")
+app.add_typer(miner.app, name="miner")
 results.register(app)
 
 
