@@ -1,6 +1,7 @@
 """The scheduler as a service: one leads, others stand by, and trouble with chain or database only delays a cycle."""
 
 import asyncio
+import time
 
 from sqlalchemy.exc import DBAPIError
 
@@ -36,6 +37,7 @@ async def _keep_leading(
     database: Database, chain: Chain, settings: SchedulerSettings, environments: tuple[EnvironmentSpec, ...]
 ) -> None:
     failures = 0
+    led_since = 0.0
     standing_by = False
     while True:
         try:
@@ -46,15 +48,16 @@ async def _keep_leading(
                     standing_by = True
                     await asyncio.sleep(STANDBY_POLL_S)
                     continue
-                standing_by, failures = False, 0
+                standing_by, led_since = False, time.monotonic()
                 await Lifecycle(connection, chain, settings, environments).run()
         except ChainError as error:
             log.warning("chain_trouble", reason=str(error))
             await _say(database, str(error))
         except (DatabaseUnreachable, DBAPIError, OSError) as error:
             log.warning("database_trouble", reason=str(error).splitlines()[0])
+        # What fails at once again and again is tried less and less often; after a good stretch we begin anew.
+        failures = 0 if time.monotonic() - led_since > RETRY_S[-1] else failures + 1
         await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
-        failures += 1
 
 
 async def _say(database: Database, text: str) -> None:
