@@ -34,7 +34,7 @@ def actions(
     observation = environment.reset(seed)
     state = policy.reset({"env_id": environment.spec.env_id, "task_name": environment.spec.task_name}, seed)
     for _ in range(steps):
-        command = policy.act({"proprio": observation.proprio, "rgb": {}}, state)["continuous"]
+        command = policy.act(vars(observation), state)["continuous"]
         taken.append([*command["ee_twist"], *command["gripper"]])
         step = environment.step(Action({channel: np.array(values) for channel, values in command.items()}))
         if step.success:
@@ -50,6 +50,12 @@ def successes(environment: MetaWorldEnvironment, name: str) -> int:
 @pytest.mark.parametrize("task", EASY)
 def test_handy_solves_most_episodes_of_each_easy_task(task: str, build) -> None:
     assert successes(build(task), "handy") >= 4
+
+
+@pytest.mark.parametrize("task", ["reach-v3", "push-v3", "pick-place-v3"])
+def test_sighted_solves_most_episodes_of_the_tasks_that_have_to_be_seen(task: str, build) -> None:
+    environment = build(task, images=True)
+    assert sum(actions(environment, "sighted", seed, steps=200)[0] for seed in range(3)) >= 2
 
 
 def test_one_trick_solves_its_task_and_no_other(build) -> None:
