@@ -54,5 +54,11 @@ bench-env: setup  ## Steps a second: bare MuJoCo against our loop
 bench-score: setup  ## From raw outcomes to weights
 	$(RUN) python bench/score.py
 
+nightly: setup  ## Too long for every commit: the experts' full table, and the fault tests over and over
+	$(RUN) python bench/experts.py
+	$(RUN) python bench/env.py
+	$(RUN) python bench/score.py
+	for round in 1 2 3 4 5; do $(RUN) pytest tests/sim/loop tests/integration/storage || exit 1; done
+
 clean:  ## Remove what make installed here
 	rm -rf .venv .uv uv.lock .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

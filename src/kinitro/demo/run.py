@@ -85,7 +85,7 @@ async def enter_miners(home: Path) -> None:
 
     Their snapshots go into the executor's snapshot cache, as if it had fetched them from a hub.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    await asyncio.to_thread(home.mkdir, parents=True, exist_ok=True)
     ledger = DevLedger(home / DEV_LEDGER_FILE)
     store = SnapshotStore(home / "snapshots")
     commitment_of: dict[str, str] = {}
