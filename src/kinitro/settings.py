@@ -132,6 +132,10 @@ class ValidatorSettings(ServiceSettings):
     backend_url: str = "http://localhost:8000"
     network: str = "finney"
     netuid: int = Field(default=1, ge=0, le=65535)
+    wallet_name: str | None = None
+    hotkey_name: str | None = None
+    wallet_path: str | None = None
+    """Without these three, btcli's own variables and defaults count."""
     poll_interval_seconds: float = Field(default=60.0, gt=0)
     refresh_blocks: int = Field(default=1000, ge=1)
     """Unchanged weights are set again after so many blocks (1000 are 3 h 20 min at 12 s); chains forget the silent."""
