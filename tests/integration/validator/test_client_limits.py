@@ -11,9 +11,9 @@ from kinitro.client import KinitroClient
 from kinitro.errors import ApiError, ApiUnreachable
 
 
-async def endless(request):
+async def too_much(request):
     async def parts():
-        while True:
+        for _ in range(80):
             yield b" " * 2**20
 
     return StreamingResponse(parts())
@@ -28,8 +28,11 @@ async def dripping(request):
     return StreamingResponse(parts())
 
 
-async def test_an_answer_without_end_is_cut_off(serve_app):
-    async with serve_app(Starlette(routes=[Route("/v1/weights/latest", endless)])) as url, KinitroClient(url) as client:
+async def test_an_answer_larger_than_any_of_ours_is_cut_off(serve_app):
+    async with (
+        serve_app(Starlette(routes=[Route("/v1/weights/latest", too_much)])) as url,
+        KinitroClient(url) as client,
+    ):
         with pytest.raises(ApiError, match="sent more than 64 MiB"):
             await client.weights()
 
