@@ -23,7 +23,7 @@ from kinitro.settings import ApiSettings, ValidatorSettings
 from kinitro.storage import Database, TaskPool, cycles, load_export
 from kinitro.storage.task_pool import create_tasks
 from kinitro.types import MinerState, PolicyRef
-from kinitro.validator.journal import Attempt, Journal, open_journal
+from kinitro.validator.journal import Attempt, open_journal
 
 NETUID = 7
 ENVIRONMENTS = ("metaworld/drawer-close-v3", "metaworld/reach-v3")
@@ -225,10 +225,3 @@ async def village(kinitro_home: Path) -> Village:
     signers = [dev_signer("village", name) for name in ("validator", "first", "second")]
     uids = [await ledger.register(NETUID, signer.ss58_address) for signer in signers]
     return Village(ledger, kinitro_home, signers[0], *uids)
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Any:
-    with open_journal(tmp_path, NETUID, "hotkey") as opened:
-        assert isinstance(opened, Journal)
-        yield opened
