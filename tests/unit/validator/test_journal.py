@@ -36,9 +36,13 @@ def test_a_line_that_a_crash_cut_short_hides_neither_its_neighbours(tmp_path: Pa
 
 def test_only_one_process_at_a_time_has_a_hotkeys_journal(tmp_path: Path):
     taken = pytest.raises(ConfigurationError, match="Another `kinitro validate` sets the weights of hotkey")
-    with open_journal(tmp_path, 1, "hotkey"), open_journal(tmp_path, 2, "hotkey"):
-        with taken, open_journal(tmp_path, 1, "hotkey"):
-            pass
+    with (
+        open_journal(tmp_path, 1, "hotkey"),
+        open_journal(tmp_path, 2, "hotkey"),
+        taken,
+        open_journal(tmp_path, 1, "hotkey"),
+    ):
+        pass
     with open_journal(tmp_path, 1, "hotkey"):
         pass
 
