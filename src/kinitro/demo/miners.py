@@ -20,7 +20,7 @@ MINERS = (
     DemoMiner("idle", "noop", "demo/idle", "does nothing"),
     DemoMiner("dice", "random_actions", "demo/dice", "moves at random"),
     DemoMiner("one-trick", "one_trick", "demo/one-trick", "good at one task"),
-    DemoMiner("handy", "handy", "demo/handy", "good at several tasks"),
+    DemoMiner("handy", "handy", "demo/handy", "good at several tasks, some by sight"),
     DemoMiner("copycat", "handy", "demo/handy", "commits what handy committed, later"),
 )
 """In the order in which they commit; the position is the uid."""
@@ -35,11 +35,12 @@ A policy that comes with `kinitro demo`: {about}.
 
 
 def write_policy_folder(miner: DemoMiner, folder: Path) -> None:
-    """Writes the policy as a miner would upload it: policy.py, server.py, requirements.txt and README.md."""
+    """Writes the policy as a miner would upload it: its modules, server.py, requirements.txt and README.md."""
     folder.mkdir(parents=True)
     package = files("kinitro")
-    with as_file(package / "demo" / "policies" / miner.policy / "policy.py") as policy:
-        shutil.copyfile(policy, folder / "policy.py")
+    with as_file(package / "demo" / "policies" / miner.policy) as policy:
+        for file in sorted(policy.glob("*.py")):
+            shutil.copyfile(file, folder / file.name)
     with as_file(package / "policy" / "server.py") as server:
         shutil.copyfile(server, folder / "server.py")
     (folder / "requirements.txt").write_text("")

@@ -1,4 +1,4 @@
-"""A policy that looks: it finds the goal's marker and the puck in the two cameras' pictures, then reaches, pushes or
+"""Acting by sight: it finds the goal's marker and the puck in the two cameras' pictures, then reaches, pushes or
 picks and places.
 
 Classical vision only: a colour mask, the cameras' calibration, and the point where two rays come nearest.
@@ -50,16 +50,14 @@ class Memory:
     legs: list[Leg] = field(default_factory=list)
 
 
-class Policy:
-    """Reaches, pushes, and picks and places; stands still in every other task."""
+class Sight:
+    """Reaches, pushes, and picks and places."""
 
-    needs_images = True
-    max_concurrent_episodes = 8
+    tasks = ("reach-v3", "push-v3", "pick-place-v3")
 
-    def reset(self, task: dict[str, Any], seed: int) -> Memory:  # noqa: ARG002 - every policy is called like this
+    def reset(self, task: str) -> Memory:
         """Starts with open eyes: nothing is known yet."""
-        name = task["task_name"]
-        return Memory(name, legs=[] if name == "reach-v3" else [Leg(ASIDE_M, OPEN)])
+        return Memory(task, legs=[] if task == "reach-v3" else [Leg(ASIDE_M, OPEN)])
 
     def act(self, obs: dict[str, Any], state: Memory) -> dict[str, Any]:
         """Looks until it knows enough, then follows its plan."""
@@ -94,7 +92,7 @@ def plan(task: str, goal: Vector, obs: dict[str, Any]) -> list[Leg]:
     if task == "reach-v3":
         return [Leg(goal + FINGERS_M, OPEN)]
     puck = find_puck(obs)
-    if task not in ("push-v3", "pick-place-v3") or puck is None:
+    if puck is None:
         return []
     above, at = puck + ABOVE_M, puck + GRASP_M
     grasp = [Leg(above, OPEN), Leg(at, OPEN, rest=4), Leg(at, CLOSED, rest=20)]
