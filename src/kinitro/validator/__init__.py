@@ -2,6 +2,6 @@
 
 from kinitro.validator.service import serve, set_once
 from kinitro.validator.validator import Deed, Standing
-from kinitro.validator.verify import WeightsRefused
+from kinitro.validator.verify import NoWeightsYet, WeightsRefused
 
-__all__ = ["Deed", "Standing", "WeightsRefused", "serve", "set_once"]
+__all__ = ["Deed", "NoWeightsYet", "Standing", "WeightsRefused", "serve", "set_once"]

@@ -22,7 +22,7 @@ from kinitro.logs import get_logger
 from kinitro.settings import ValidatorSettings, home_directory
 from kinitro.validator.journal import open_journal
 from kinitro.validator.validator import Standing, Validator
-from kinitro.validator.verify import WeightsRefused
+from kinitro.validator.verify import NoWeightsYet, WeightsRefused
 
 log = get_logger("validator")
 
@@ -31,9 +31,14 @@ TURN_S = 900.0
 """A turn that takes longer hangs: an export may take 300 s, a write and its confirmation as long."""
 ONCE_S = 600.0
 _SAY_AGAIN_S = 1800.0
-_BACKEND_TROUBLE = (ApiError, ApiUnreachable, WeightsRefused, RateLimited)
+_EVENTS: Mapping[type[KinitroError], str] = {
+    ApiError: "backend_trouble",
+    ApiUnreachable: "backend_trouble",
+    NoWeightsYet: "no_weights_yet",
+    RateLimited: "rate_limited",
+    WeightsRefused: "weights_refused",
+}
 """None of these says anything against the connection to the chain."""
-_EVENTS: Mapping[type[KinitroError], str] = {WeightsRefused: "weights_refused", RateLimited: "rate_limited"}
 
 
 async def serve(settings: ValidatorSettings, signer: Signer) -> None:
@@ -115,8 +120,8 @@ class _Keeper:
     async def _turn(self, chain: Chain) -> None:
         try:
             standing = await self._validator.turn(chain)
-        except _BACKEND_TROUBLE as error:
-            self._trouble(_EVENTS.get(type(error), "backend_trouble"), error)
+        except tuple(_EVENTS) as error:
+            self._trouble(_EVENTS[type(error)], error)
             return
         if self._failures:
             log.info("validator_recovered", cycle_id=standing.attempt.cycle_id)
@@ -129,7 +134,8 @@ class _Keeper:
         text, now = str(error), time.monotonic()
         if self._said is None or self._said[0] != text or now - self._said[1] > _SAY_AGAIN_S:
             self._said = (text, now)
-            log.warning(event, reason=text)
+            say = log.info if isinstance(error, NoWeightsYet | RateLimited) else log.warning
+            say(event, reason=text)
 
     def _pause_s(self) -> float:
         if not self._failures:

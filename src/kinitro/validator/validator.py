@@ -16,7 +16,7 @@ from kinitro.scoring.weights import scale_u16
 from kinitro.settings import ValidatorSettings
 from kinitro.validator import verify
 from kinitro.validator.journal import Attempt, Fate, Journal
-from kinitro.validator.verify import Verified, WeightsRefused
+from kinitro.validator.verify import NoWeightsYet, Verified, WeightsRefused
 
 log = get_logger("validator")
 
@@ -68,8 +68,9 @@ class Validator:
         """Raises what a person must see.
 
         For good: `ConfigurationError` (another netuid or chain), `NotRegistered`, `ChainRejected` (no permit, among
-        others). For now: `WeightsRefused`, `ApiUnreachable`, `ApiError`, `RateLimited`, `AmbiguousWrite` and every
-        other `ChainError`. Trouble with the backend is raised after what could be done without it was done.
+        others). For now: `NoWeightsYet`, `WeightsRefused`, `ApiUnreachable`, `ApiError`, `RateLimited`,
+        `AmbiguousWrite` and every other `ChainError`. Trouble with the backend is raised after what could be done
+        without it was done.
         """
         genesis = await chain.genesis()
         trouble = await self._refresh(chain, genesis)
@@ -94,16 +95,27 @@ class Validator:
     async def _refresh(self, chain: Chain, genesis: str) -> KinitroError | None:
         """Takes over what is published now if it holds up; else says why not."""
         try:
-            published = await self._client.weights()
+            published = await self._published()
             verify.check_place(published, self._settings.netuid, genesis)
             if self._held is None or self._held.published != published:
                 verify.check_age(published, await chain.finalized_block())
                 self._held = await self._verify(chain, published)
-        except (ApiError, WeightsRefused) as error:
+        except (ApiError, NoWeightsYet, WeightsRefused) as error:
             return error
         except ApiUnreachable as error:
             return ApiUnreachable(error.message, advice="Check --backend-url, and that `kinitro api` runs there.")
         return None
+
+    async def _published(self) -> WeightsOut:
+        try:
+            return await self._client.weights()
+        except ApiError as error:
+            if error.status_code != 404:
+                raise
+            url = self._settings.backend_url.rstrip("/")
+            raise NoWeightsYet(
+                f"{url} has published no weights yet.", advice=f"{url}/v1/status says what it waits for."
+            ) from None
 
     async def _verify(self, chain: Chain, published: WeightsOut) -> Verified:
         verify.check_form(published)

@@ -61,7 +61,7 @@ async def test_once_exits_with_1_and_one_clear_line_when_nothing_can_be_set(back
     code, out, err = await run(village, backend, *NAMES, "--once")
     assert (code, out) == (1, "")
     assert err.startswith("Error: ")
-    assert "No weights have been published yet" in err
+    assert "has published no weights yet" in err
     assert "Traceback" not in err
 
 

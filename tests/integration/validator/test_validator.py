@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from kinitro.chain import dev_signer
-from kinitro.errors import ApiError, ApiUnreachable, ConfigurationError, NotRegistered
+from kinitro.errors import ApiUnreachable, ConfigurationError, NotRegistered
 from kinitro.schemas import WeightsU16
-from kinitro.validator import WeightsRefused, serve, set_once
+from kinitro.validator import NoWeightsYet, WeightsRefused, serve, set_once
 from kinitro.validator.journal import Attempt, Fate
 from kinitro.validator.validator import LAPSE_BLOCKS, Deed
 
@@ -66,7 +66,9 @@ async def test_weights_that_somebody_else_has_overwritten_are_set_again(backend,
 
 
 async def test_no_weights_yet_is_said_with_where_to_look(backend, village):
-    with pytest.raises(ApiError, match=r"No weights have been published yet. See /v1/status for the reason."):
+    with pytest.raises(
+        NoWeightsYet, match=r"has published no weights yet. http://[\d.:]+/v1/status says what it waits"
+    ):
         await set_once(village.settings(backend), village.validator)
 
 
