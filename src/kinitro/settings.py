@@ -77,6 +77,8 @@ class SchedulerSettings(ServiceSettings):
     database_url: str | None = None
     network: str = "finney"
     netuid: int = Field(default=1, ge=0, le=65535)
+    hf_token: SecretStr | None = None
+    """Raises the hub's limits for reading whose policy a repo is; `HF_TOKEN` when not set."""
     eval_interval_seconds: float = Field(default=3600.0, ge=0)
     episodes_per_env: int = Field(default=50, ge=1, le=10_000)
     env_families: Words | None = None

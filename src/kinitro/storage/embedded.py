@@ -9,6 +9,7 @@ the account `kinitro-postgres`, made when it is missing, and the directories abo
 """
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -146,6 +147,9 @@ class EmbeddedServer:
     def stop(self) -> None:
         """Stops it and waits. Call under the lock; a server that won't stop is left to itself."""
         _run("pg_ctl", "-D", str(self.data), "-m", "fast", "-w", "-t", "30", "stop")
+        if not _socket_path_fits(self.data):
+            with contextlib.suppress(OSError):  # not empty: the server did not stop
+                self._short_directory.rmdir()
 
     def _create_cluster(self) -> None:
         """`initdb` beside and a rename: killed at any moment it leaves no half-made cluster."""
@@ -174,12 +178,16 @@ class EmbeddedServer:
                 advice="Move the directory away, or name another server with --database-url.",
             )
 
+    @property
+    def _short_directory(self) -> Path:
+        name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"kinitro-{name}"
+
     def _socket_directory(self) -> Path:
         """The data directory, which nobody else can enter; when its path is too long, a private one in the temp dir."""
         if _socket_path_fits(self.data):
             return self.data
-        name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
-        short = Path(tempfile.gettempdir()) / f"kinitro-{name}"
+        short = self._short_directory
         short.mkdir(mode=0o700, exist_ok=True)
         _give_to_account(short)
         found = short.lstat()
