@@ -155,8 +155,11 @@ async def test_evidence_of_earlier_cycles_counts_until_a_better_newcomer_takes_t
     crowns = []
     for _ in range(4):
         cycle_id = await run_one_cycle(database, ledger, answer, chosen)
-        standing = await row(database, t.standings, cycle_id)
+        standing, weights = await row(database, t.standings, cycle_id), await row(database, t.weights, cycle_id)
         crowns.append(standing.prizes["crown"])
+        async with database.begin() as connection:
+            recomputed = score_cycle(await load_export(connection, cycle_id)).weights
+        assert {str(uid): weight for uid, weight in recomputed.items()} == weights.weights
     assert crowns[0] == first
     assert crowns[-1] == second
 
