@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli import database, demo, environments, miner, results, services, validate
+from kinitro.cli import database, demo, environments, miner, policy, results, services, validate
 from kinitro.errors import KinitroError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.add_typer(database.app, name="db")
 services.register(app)
 validate.register(app)
 app.add_typer(environments.app, name="env")
+policy.register(miner.app)
 app.add_typer(miner.app, name="miner")
 results.register(app)
 

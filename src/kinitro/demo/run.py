@@ -17,7 +17,7 @@ from kinitro.backends import Backend, LaunchSpec, NetworkAccess, ProcessBackend,
 from kinitro.chain import DEV_LEDGER_FILE, DevLedger, dev_signer, format_commitment
 from kinitro.client import KinitroClient
 from kinitro.demo.leaderboard import Outcome, show
-from kinitro.demo.miners import MINERS, DemoMiner, write_policy_folder
+from kinitro.demo.miners import MINERS, DemoMiner, write_folder
 from kinitro.deployments import SnapshotStore
 from kinitro.environments.gl import FORCED, working_library
 from kinitro.errors import ApiError, ApiUnreachable, EnvironmentFault, InfrastructureError, KinitroError
@@ -114,7 +114,7 @@ async def enter_miners(home: Path) -> None:
 def _upload(store: SnapshotStore, miner: DemoMiner, home: Path) -> str:
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         folder = Path(scratch) / "policy"
-        write_policy_folder(miner, folder)
+        write_folder(miner, folder)
         return format_commitment(store.add_local(folder, miner.repo))
 
 
