@@ -22,10 +22,10 @@ test-unit: setup  ## No I/O (budget: 3 minutes)
 	$(call PYTEST,180) tests/unit
 
 test-integration: setup  ## PostgreSQL, sockets, real processes (budget: 10 minutes)
-	$(call PYTEST,600) tests/integration
+	$(call PYTEST,600) -n 2 --dist loadfile tests/integration
 
 test-sim: setup  ## Simulators (budget: 10 minutes)
-	$(call PYTEST,600) tests/sim
+	$(call PYTEST,600) -n 2 --dist loadfile tests/sim
 
 check: format lint types imports test  ## Everything CI checks
 
