@@ -22,10 +22,10 @@ test-unit: setup  ## No I/O (budget: 3 minutes)
 	$(call PYTEST,180) tests/unit
 
 test-integration: setup  ## PostgreSQL, sockets, real processes (budget: 10 minutes)
-	$(call PYTEST,600) tests/integration
+	$(call PYTEST,600) -n 2 --dist loadfile tests/integration
 
 test-sim: setup  ## Simulators (budget: 10 minutes)
-	$(call PYTEST,600) tests/sim
+	$(call PYTEST,600) -n 2 --dist loadfile tests/sim
 
 check: format lint types imports test  ## Everything CI checks
 
@@ -53,6 +53,12 @@ bench-env: setup  ## Steps a second: bare MuJoCo against our loop
 
 bench-score: setup  ## From raw outcomes to weights
 	$(RUN) python bench/score.py
+
+nightly: setup  ## Too long for every commit: the experts' full table, and the fault tests over and over
+	$(RUN) python bench/experts.py
+	$(RUN) python bench/env.py
+	$(RUN) python bench/score.py
+	for round in 1 2 3 4 5; do $(RUN) pytest tests/sim/loop tests/integration/storage || exit 1; done
 
 clean:  ## Remove what make installed here
 	rm -rf .venv .uv uv.lock .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

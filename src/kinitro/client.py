@@ -11,7 +11,7 @@ import httpx
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from kinitro.errors import ApiError, ApiUnreachable, ConfigurationError
-from kinitro.logs import mask
+from kinitro.logs import mask, printable
 from kinitro.schemas import (
     CycleExport,
     CycleOut,
@@ -237,14 +237,14 @@ class KinitroClient:
 def _detail(body: bytes) -> str | None:
     """The sentence in an error's body, or None when it is not one of ours."""
     try:
-        return Problem.model_validate_json(body).detail
+        return printable(Problem.model_validate_json(body).detail)
     except ValidationError:
         pass
     try:
         problems = InvalidRequest.model_validate_json(body).detail
     except ValidationError:
         return None
-    return "; ".join(f"{'.'.join(str(part) for part in item.loc)}: {item.msg}" for item in problems) + "."
+    return printable("; ".join(f"{'.'.join(str(part) for part in item.loc)}: {item.msg}" for item in problems)) + "."
 
 
 def _checked_url(base_url: str) -> str:

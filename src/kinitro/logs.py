@@ -22,6 +22,11 @@ def mask(text: str) -> str:
     return _SECRET_TEXT.sub(lambda m: (m["url"] or m["bearer"] or m["named"] or "") + "***", text)
 
 
+def printable(text: str, limit: int = 2000) -> str:
+    """A stranger's text as it may stand on a terminal: one line, no control codes, at most `limit` characters."""
+    return "".join(each if each.isprintable() else "?" for each in text[:limit])
+
+
 def _mask_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     # Any: structlog's processor signature.
     for key, value in event.items():

@@ -77,6 +77,8 @@ class SchedulerSettings(ServiceSettings):
     database_url: str | None = None
     network: str = "finney"
     netuid: int = Field(default=1, ge=0, le=65535)
+    hf_token: SecretStr | None = None
+    """Raises the hub's limits for reading whose policy a repo is; `HF_TOKEN` when not set."""
     eval_interval_seconds: float = Field(default=3600.0, ge=0)
     episodes_per_env: int = Field(default=50, ge=1, le=10_000)
     env_families: Words | None = None
@@ -132,6 +134,10 @@ class ValidatorSettings(ServiceSettings):
     backend_url: str = "http://localhost:8000"
     network: str = "finney"
     netuid: int = Field(default=1, ge=0, le=65535)
+    wallet_name: str | None = None
+    hotkey_name: str | None = None
+    wallet_path: str | None = None
+    """Without these three, btcli's own variables and defaults count."""
     poll_interval_seconds: float = Field(default=60.0, gt=0)
     refresh_blocks: int = Field(default=1000, ge=1)
     """Unchanged weights are set again after so many blocks (1000 are 3 h 20 min at 12 s); chains forget the silent."""

@@ -42,7 +42,10 @@ class WeightsMode(StrEnum):
 
 
 class Chain(Protocol):
-    """Reads are of finalized blocks only. Every call has a deadline and raises a `ChainError` of ours, no other."""
+    """Reads are of finalized blocks only. Every call has a deadline and raises a `ChainError` of ours, no other.
+
+    After trouble the next call connects anew: a service keeps one chain for as long as it runs.
+    """
 
     async def genesis(self) -> str:
         """Hash of block 0, `0x` and 64 hex digits: which ledger this is."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from kinitro.chain.base import Neuron, Signer, Subnet, WeightsMode
@@ -161,12 +161,8 @@ class BittensorChain:
     async def close(self) -> None:
         """See `Chain`."""
         client, self._client, self._rpc = self._client, None, None
-        if client is None:
-            return
-        # A half-dead socket may neither close nor say so in any particular way; it is left behind then.
-        with contextlib.suppress(*_foreign_errors()):
-            async with asyncio.timeout(_CLOSE_S):
-                await client.close()
+        if client is not None:
+            await _close(client)
 
     async def _read(self, operation: Callable[["bt.Client"], Awaitable[T]]) -> T:
         try:
@@ -204,14 +200,14 @@ class BittensorChain:
         import bittensor as bt  # noqa: PLC0415 - optional and slow
 
         first, *others = self._endpoints
-        rpc = bt.RpcSubstrate(first, fallback_endpoints=others, archive_endpoints=list(self._archives))
+        opened: list[_Closable] = []
+        rpc = _rpc(first, others, self._archives, opened)
         client = bt.Client(self._network, substrate=rpc)
         try:
             await client.connect()
         except BaseException:
-            # The SDK leaves the socket of a failed start open.
-            with contextlib.suppress(*_foreign_errors()):
-                await client.close()
+            for connection in opened:
+                await _close(connection)
             raise
         self._rpc = rpc
         return client
@@ -344,6 +340,30 @@ def read_hotkey(file: Path) -> Signer:
 _PASSWORD = "Try again, or correct BT_WALLET_PASSWORD if it is set."  # noqa: S105 - advice, no password
 _INCLUSION: dict[str, Any] = {"wait_for_inclusion": True, "wait_for_finalization": False}  # Any: keyword arguments
 _CHECK_NETWORK = "Check --network and this machine's connection; the next attempt makes a fresh connection."
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+def _rpc(endpoint: str, fallbacks: list[str], archives: tuple[str, ...], opened: list[_Closable]) -> "bt.RpcSubstrate":
+    """The SDK's transport. It puts what it opens into `opened`, since it forgets the socket of a cancelled start."""
+    import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+    class Tracked(bt.RpcSubstrate):
+        def _interface(self, endpoint: str, fallbacks: list[str]) -> Any:  # Any: a private type of the SDK
+            connection = super()._interface(endpoint, fallbacks)
+            opened.append(connection)
+            return connection
+
+    return Tracked(endpoint, fallback_endpoints=fallbacks, archive_endpoints=list(archives))
+
+
+async def _close(connection: _Closable) -> None:
+    """A half-dead socket may neither close nor say so in any particular way; it is left behind then."""
+    with contextlib.suppress(*_foreign_errors()):
+        async with asyncio.timeout(_CLOSE_S):
+            await connection.close()
 
 
 def _foreign_errors() -> tuple[type[Exception], ...]:

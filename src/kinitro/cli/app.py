@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli import database, demo, environments, results, services
+from kinitro.cli import database, demo, environments, miner, policy, results, services, validate
 from kinitro.errors import KinitroError
 
 app = typer.Typer(
@@ -39,7 +39,10 @@ def _root(
 demo.register(app)
 app.add_typer(database.app, name="db")
 services.register(app)
+validate.register(app)
 app.add_typer(environments.app, name="env")
+policy.register(miner.app)
+app.add_typer(miner.app, name="miner")
 results.register(app)
 
 

@@ -1,9 +1,10 @@
 """The bundled miners: who takes part in the demo, and their policy folders as a miner would upload them."""
 
-import shutil
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+
+from kinitro.miner.folder import write_policy_folder
 
 
 @dataclass(frozen=True)
@@ -20,27 +21,14 @@ MINERS = (
     DemoMiner("idle", "noop", "demo/idle", "does nothing"),
     DemoMiner("dice", "random_actions", "demo/dice", "moves at random"),
     DemoMiner("one-trick", "one_trick", "demo/one-trick", "good at one task"),
-    DemoMiner("handy", "handy", "demo/handy", "good at several tasks"),
+    DemoMiner("handy", "handy", "demo/handy", "good at several tasks, some by sight"),
     DemoMiner("copycat", "handy", "demo/handy", "commits what handy committed, later"),
 )
 """In the order in which they commit; the position is the uid."""
 
-README = """---
-library_name: kinitro
-pipeline_tag: robotics
----
-# {repo}
-A policy that comes with `kinitro demo`: {about}.
-"""
 
-
-def write_policy_folder(miner: DemoMiner, folder: Path) -> None:
-    """Writes the policy as a miner would upload it: policy.py, server.py, requirements.txt and README.md."""
-    folder.mkdir(parents=True)
-    package = files("kinitro")
-    with as_file(package / "demo" / "policies" / miner.policy / "policy.py") as policy:
-        shutil.copyfile(policy, folder / "policy.py")
-    with as_file(package / "policy" / "server.py") as server:
-        shutil.copyfile(server, folder / "server.py")
-    (folder / "requirements.txt").write_text("")
-    (folder / "README.md").write_text(README.format(repo=miner.repo, about=miner.about))
+def write_folder(miner: DemoMiner, folder: Path) -> None:
+    """Writes the policy as a miner would upload it."""
+    with as_file(files("kinitro") / "demo" / "policies" / miner.policy) as modules:
+        about = f"A policy that comes with `kinitro demo`: {miner.about}."
+        write_policy_folder(folder, modules, title=miner.repo, about=about)

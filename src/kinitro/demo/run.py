@@ -17,17 +17,18 @@ from kinitro.backends import Backend, LaunchSpec, NetworkAccess, ProcessBackend,
 from kinitro.chain import DEV_LEDGER_FILE, DevLedger, dev_signer, format_commitment
 from kinitro.client import KinitroClient
 from kinitro.demo.leaderboard import Outcome, show
-from kinitro.demo.miners import MINERS, DemoMiner, write_policy_folder
+from kinitro.demo.miners import MINERS, DemoMiner, write_folder
 from kinitro.deployments import SnapshotStore
-from kinitro.errors import ApiError, ApiUnreachable, InfrastructureError, KinitroError
+from kinitro.environments.gl import FORCED, working_library
+from kinitro.errors import ApiError, ApiUnreachable, EnvironmentFault, InfrastructureError, KinitroError
 from kinitro.schemas import TaskStats, WeightsOut
 from kinitro.types import CycleStatus
 
 NETUID = 1
 ENVIRONMENTS = (
-    "metaworld/button-press-topdown-v3",
     "metaworld/drawer-close-v3",
     "metaworld/drawer-open-v3",
+    "metaworld/push-v3",
     "metaworld/reach-v3",
 )
 MAX_TIMESTEPS = 250
@@ -73,11 +74,23 @@ async def run_demo(options: DemoOptions, console: Console) -> None:
         console.print(
             f"[bold]Kinitro demo[/]: {len(MINERS)} miners, {len(ENVIRONMENTS)} MetaWorld environments in MuJoCo"
         )
+        images = await _can_draw(console)
         await enter_miners(home)
         async with ProcessBackend() as backend:
             await _initialise(backend, home)
-            async with _services(backend, home, key, options) as services:
+            async with _services(backend, home, key, options, images=images) as services:
                 await _evaluate(services, options, console)
+
+
+async def _can_draw(console: Console) -> bool:
+    try:
+        await asyncio.to_thread(working_library)
+    except EnvironmentFault as fault:
+        console.print(f"Note: {fault.message} The demo goes on without: no policy can see.")
+        if fault.advice:
+            console.print(f"  {fault.advice}")
+        return False
+    return True
 
 
 async def enter_miners(home: Path) -> None:
@@ -85,6 +98,7 @@ async def enter_miners(home: Path) -> None:
 
     Their snapshots go into the executor's snapshot cache, as if it had fetched them from a hub.
     """
+    await asyncio.to_thread(home.mkdir, parents=True, exist_ok=True)
     ledger = DevLedger(home / DEV_LEDGER_FILE)
     store = SnapshotStore(home / "snapshots")
     commitment_of: dict[str, str] = {}
@@ -100,7 +114,7 @@ async def enter_miners(home: Path) -> None:
 def _upload(store: SnapshotStore, miner: DemoMiner, home: Path) -> str:
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         folder = Path(scratch) / "policy"
-        write_policy_folder(miner, folder)
+        write_folder(miner, folder)
         return format_commitment(store.add_local(folder, miner.repo))
 
 
@@ -114,7 +128,9 @@ async def _initialise(backend: Backend, home: Path) -> None:
 
 
 @asynccontextmanager
-async def _services(backend: Backend, home: Path, key: str, options: DemoOptions) -> AsyncIterator[Services]:
+async def _services(
+    backend: Backend, home: Path, key: str, options: DemoOptions, *, images: bool
+) -> AsyncIterator[Services]:
     api = await _start(backend, home, "api", ("api", "--port", "{port}"), {"KINITRO_API_API_KEY": key})
     scheduler = await _start(
         backend,
@@ -130,7 +146,11 @@ async def _services(backend: Backend, home: Path, key: str, options: DemoOptions
         home,
         "executor",
         ("executor", "--api-url", api.url, "--eval-mode", "process", "--poll-interval", "0.5", "--executor-id", "demo"),
-        {"KINITRO_EXECUTOR_API_KEY": key, "KINITRO_EXECUTOR_MAX_TIMESTEPS": str(MAX_TIMESTEPS)},
+        {
+            "KINITRO_EXECUTOR_API_KEY": key,
+            "KINITRO_EXECUTOR_MAX_TIMESTEPS": str(MAX_TIMESTEPS),
+            "KINITRO_EXECUTOR_USE_IMAGES": str(images),
+        },
     )
     try:
         yield Services(api, scheduler, executor)
@@ -143,7 +163,7 @@ async def _services(backend: Backend, home: Path, key: str, options: DemoOptions
 async def _start(
     backend: Backend, home: Path, name: str, arguments: tuple[str, ...], extra: Mapping[str, str] | None = None
 ) -> Running:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KINITRO_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KINITRO_") or name == FORCED}
     return await backend.launch(
         LaunchSpec(
             name=name,

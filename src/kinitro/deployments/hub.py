@@ -5,19 +5,18 @@ access works) is its owner's; a hub that is away, slow, rate limiting or refusin
 """
 
 import asyncio
-import contextlib
-import hashlib
+import json
 import os
 import random
+import re
 import shutil
-import threading
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, get_token, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -28,13 +27,15 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
     XetDownloadError,
 )
-from huggingface_hub.hf_api import ModelInfo, RepoSibling
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from pydantic import SecretStr
 
-from kinitro.deployments.snapshots import list_files
+from kinitro.deployments.limits import HubLimits
+from kinitro.deployments.listing import ListedFile, Listing, check_listing, check_room, difference, matches
+from kinitro.deployments.threads import in_daemon_thread
 from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 
@@ -42,39 +43,16 @@ T = TypeVar("T")
 
 # httpx2 is the SDK's own HTTP library; its transport errors come through untranslated.
 _FAILURES = (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError, XetDownloadError, HFValidationError)
-_GB = 10**9
-_MAX_NAME_BYTES = 255
 _CALL_TIMEOUT_S = 20.0
-
-
-@dataclass(frozen=True)
-class HubLimits:
-    """What is taken from a hub, and how long is waited for it. One attempt at a time, `attempts` in all."""
-
-    max_bytes: int = 5 * _GB
-    max_files: int = 10_000
-    deadline_s: float = 240.0
-    attempts: int = 4
-    first_pause_s: float = 1.0
-
-    @classmethod
-    def from_environment(cls) -> "HubLimits":
-        """The defaults, with `KINITRO_MAX_REPO_SIZE_GB` where it is set."""
-        text = os.environ.get("KINITRO_MAX_REPO_SIZE_GB", "5")
-        try:
-            size = float(text)
-        except ValueError:
-            size = -1.0
-        if not 0 < size < 1e6:
-            raise ConfigurationError(
-                f"KINITRO_MAX_REPO_SIZE_GB is {text!r}, not a size in gigabytes.",
-                advice="Set it to a number such as 5.",
-            )
-        return cls(max_bytes=int(size * _GB))
+OWNER_FILE = "kinitro.json"
+"""Says whose policy a repo is: `{"hotkey": "<ss58 address>"}` (contracts section 6)."""
+_OWNER_FILE_BYTES = 4096
+_OWNER_DEADLINE_S = 60.0
+_ADDRESS = re.compile(r"[1-9A-HJ-NP-Za-km-z]{40,64}")
 
 
 class HuggingFaceHub:
-    """Fetches snapshots by exact revision from `HF_ENDPOINT`. Without a token it asks anonymously."""
+    """Reads from the hub at `HF_ENDPOINT` by exact revision. Without a token it asks anonymously."""
 
     def __init__(self, token: SecretStr | None = None, limits: HubLimits | None = None) -> None:
         self._token: str | bool = token.get_secret_value() if token and token.get_secret_value() else False
@@ -91,20 +69,40 @@ class HuggingFaceHub:
         """
         try:
             async with asyncio.timeout(self._limits.deadline_s):
-                listing = await self._ask(lambda: self._list(ref))
-                files = _checked_listing(listing, ref, self._limits)
+                listing = await self._listing(ref)
+                check_room(listing, destination)
                 await self._ask(lambda: self._download(ref, destination))
-                await _in_daemon_thread(lambda: _check_files(destination, files))
+                wrong = await in_daemon_thread(lambda: _what_differs(destination, listing))
         except TimeoutError:
             raise InfrastructureError(
                 f"{ref.repo} could not be downloaded within {self._limits.deadline_s:.0f} s.", code="hub_timeout"
+            ) from None
+        if wrong is not None:
+            raise InfrastructureError(
+                f"The download differs from the hub's listing at {wrong!a}.", code="hub_damaged_download"
+            )
+
+    async def read_owner(self, ref: PolicyRef) -> str | None:
+        """The hotkey that `kinitro.json` names at this revision; None when there is no such file or it names none.
+
+        Two small requests. Raises as `fetch` does.
+        """
+        try:
+            async with asyncio.timeout(_OWNER_DEADLINE_S):
+                file = (await self._listing(ref)).files.get(OWNER_FILE)
+                if file is None or (file.size or 0) > _OWNER_FILE_BYTES:
+                    return None
+                return _named_hotkey(await self._ask(lambda: self._read(ref, file)))
+        except TimeoutError:
+            raise InfrastructureError(
+                f"{OWNER_FILE} of {ref.repo} could not be read within {_OWNER_DEADLINE_S:.0f} s.", code="hub_timeout"
             ) from None
 
     async def check(self) -> None:
         """Raises `InfrastructureError` unless the hub answers us, as whom we ask."""
         try:
             async with asyncio.timeout(_CALL_TIMEOUT_S):
-                await _in_daemon_thread(self._prove_access)
+                await in_daemon_thread(self._prove_access)
         except TimeoutError:
             raise _unreachable("it did not answer in time") from None
         except _FAILURES as error:
@@ -116,10 +114,10 @@ class HuggingFaceHub:
         headers = build_hf_headers(token=self._token)
         hf_raise_for_status(get_session().get(self._api.endpoint + path, headers=headers, timeout=_CALL_TIMEOUT_S))
 
-    def _list(self, ref: PolicyRef) -> ModelInfo:
-        return self._api.model_info(
-            ref.repo, revision=ref.revision, files_metadata=True, timeout=_CALL_TIMEOUT_S, token=self._token
-        )
+    async def _listing(self, ref: PolicyRef) -> Listing:
+        listing = await self._ask(lambda: _list(self._api, ref))
+        check_listing(listing, ref, self._limits)
+        return listing
 
     def _download(self, ref: PolicyRef, destination: Path) -> None:
         snapshot_download(
@@ -132,11 +130,28 @@ class HuggingFaceHub:
             max_workers=4,
         )
 
+    def _read(self, ref: PolicyRef, file: ListedFile) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="kinitro-owner-") as folder:
+            path = Path(
+                hf_hub_download(
+                    ref.repo,
+                    OWNER_FILE,
+                    revision=ref.revision,
+                    local_dir=folder,
+                    token=self._token,
+                    endpoint=self._api.endpoint,
+                    etag_timeout=_CALL_TIMEOUT_S,
+                )
+            )
+            if not matches(path, file):
+                raise LocalEntryNotFoundError(f"{OWNER_FILE} differs from the hub's listing")
+            return path.read_bytes()
+
     async def _ask(self, call: Callable[[], T]) -> T:
         """One call, tried again with growing pauses while the failure looks like the hub's passing trouble."""
         for attempt in range(self._limits.attempts):
             try:
-                return await _in_daemon_thread(call)
+                return await in_daemon_thread(call)
             except _FAILURES as error:
                 verdict = await self._verdict(error)
                 if not isinstance(verdict, InfrastructureError) or attempt + 1 == self._limits.attempts:
@@ -183,6 +198,109 @@ class HuggingFaceHub:
         return _unreachable(f"{type(error).__name__}: {str(error)[:300]}")
 
 
+class HubPublisher:
+    """What a miner does to a repo of their own on the hub at `HF_ENDPOINT`.
+
+    The token is the given one, else `HF_TOKEN`, else the saved login. Every failure is a `ConfigurationError` (the
+    token, its rights, the repo's name) or an `InfrastructureError` (the hub).
+    """
+
+    def __init__(self, token: SecretStr | None = None) -> None:
+        found = token.get_secret_value() if token else get_token()
+        if not found:
+            raise ConfigurationError("There is no token for the hub.", advice=_TOKEN_ADVICE)
+        self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=found)
+
+    async def whoami(self) -> str:
+        """The user whose token it is."""
+        return str((await self._do("whoami", self._api.whoami))["name"])
+
+    async def create(self, repo: str) -> None:
+        """Makes the repo, private, unless it exists already; then its visibility stays as it is."""
+        await self._do(repo, lambda: self._api.create_repo(repo, private=True, exist_ok=True))
+
+    async def upload(self, folder: Path, repo: str) -> str:
+        """Makes the repo's files those of the folder and returns the revision.
+
+        Nothing is sent, and the revision is the present one, when they are the same already. A progress bar is shown.
+        """
+        commit = await self._do(
+            repo,
+            lambda: self._api.upload_folder(
+                repo_id=repo, folder_path=folder, delete_patterns="*", commit_message="kinitro miner deploy"
+            ),
+        )
+        return str(commit.oid)
+
+    async def listing(self, ref: PolicyRef) -> Listing:
+        """What the hub holds at this revision."""
+        return await self._do(ref.repo, lambda: _list(self._api, ref))
+
+    async def is_private(self, repo: str) -> bool:
+        """Whether only its owner can read the repo."""
+        return bool((await self._do(repo, lambda: self._api.model_info(repo, timeout=_CALL_TIMEOUT_S))).private)
+
+    async def publish(self, repo: str) -> None:
+        """Shows the repo to everyone."""
+        await self._do(repo, lambda: self._api.update_repo_settings(repo, private=False))
+
+    async def _do(self, what: str, call: Callable[[], T]) -> T:
+        try:
+            return await in_daemon_thread(call)
+        except (*_FAILURES, RuntimeError) as error:
+            # The SDK wraps what went wrong with one file in a RuntimeError.
+            cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+            raise _for_its_owner(what, cause) from error
+
+
+_TOKEN_ADVICE = "Set HF_TOKEN to a token with write access, or run `hf auth login`."  # noqa: S105 - no token
+
+
+def _for_its_owner(repo: str, error: BaseException) -> ConfigurationError | InfrastructureError:
+    status = _status(error)
+    if isinstance(error, HFValidationError):
+        return ConfigurationError(
+            f"The hub's rules forbid the repo id {repo}: {error}.", advice="Use --repo user/name."
+        )
+    if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)) or status == 404:
+        return ConfigurationError(
+            f"The hub has no {repo} at that revision that this token may see.", advice="Check --repo and --revision."
+        )
+    if status == 429 or status is None or status >= 500:
+        return _unreachable(f"{type(error).__name__}: {str(error)[:300]}")
+    problem, advice = {
+        401: ("The hub does not accept the token.", _TOKEN_ADVICE),
+        403: (
+            f"The hub does not let this token change {repo}.",
+            "The token needs write access, and the repo's owner must be you or an organisation of yours.",
+        ),
+    }.get(status, (f"The hub refuses this for {repo}: {str(error)[-300:].strip()}", "Check --repo."))
+    return ConfigurationError(problem, advice=advice)
+
+
+def _list(api: HfApi, ref: PolicyRef) -> Listing:
+    info = api.model_info(ref.repo, revision=ref.revision, files_metadata=True, timeout=_CALL_TIMEOUT_S)
+    return Listing(info.sha, {file.rfilename: _listed(file) for file in info.siblings or []})
+
+
+def _listed(file: RepoSibling) -> ListedFile:
+    return ListedFile(file.size, file.blob_id, file.lfs.sha256 if file.lfs else None)
+
+
+def _what_differs(folder: Path, listing: Listing) -> str | None:
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the SDK's own notes
+    return difference(folder, listing.files)
+
+
+def _named_hotkey(content: bytes) -> str | None:
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    hotkey = fields.get("hotkey") if isinstance(fields, dict) else None
+    return hotkey if isinstance(hotkey, str) and _ADDRESS.fullmatch(hotkey) else None
+
+
 def _unreachable(cause: str) -> InfrastructureError:
     return InfrastructureError(
         f"The hub can't be reached: {cause}.", code="hub_unreachable", advice="Check the network and HF_ENDPOINT."
@@ -196,100 +314,3 @@ def _status(error: BaseException) -> int | None:
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         return _status(error.__cause__)
     return None
-
-
-def _checked_listing(info: ModelInfo, ref: PolicyRef, limits: HubLimits) -> dict[str, RepoSibling]:
-    """The repo's files by path, before anything is downloaded."""
-    if info.sha != ref.revision:
-        raise PolicyError(
-            f"The hub resolves {ref.revision} to another commit, {info.sha}: it is not a commit's own name.",
-            code="snapshot_refused",
-        )
-    files = {file.rfilename: file for file in info.siblings or []}
-    if not files or len(files) > limits.max_files:
-        raise PolicyError(
-            f"The repo holds {len(files)} files; between 1 and {limits.max_files} are taken.",
-            code="snapshot_too_big" if files else "snapshot_missing",
-        )
-    for name in files:
-        _check_name(name)
-    _check_size(files, limits)
-    return files
-
-
-def _check_name(name: str) -> None:
-    parts = name.split("/")
-    unsafe = any(part in ("", ".", "..") or len(os.fsencode(part)) > _MAX_NAME_BYTES for part in parts)
-    if unsafe or "\\" in name or not name.isprintable() or parts[0] == ".cache" or len(parts) > 32:
-        raise PolicyError(f"The repo holds a file named {name[:200]!a}.", code="snapshot_refused")
-
-
-def _check_size(files: dict[str, RepoSibling], limits: HubLimits) -> None:
-    sizes = [file.size for file in files.values()]
-    if None in sizes:
-        raise InfrastructureError("The hub does not say how large the repo's files are.", code="hub_unreachable")
-    total = sum(size or 0 for size in sizes)
-    if total > limits.max_bytes:
-        raise PolicyError(
-            f"The repo holds {total / _GB:.1f} GB; at most {limits.max_bytes / _GB:g} GB are taken.",
-            code="snapshot_too_big",
-            advice="Remove what the policy does not need at run time.",
-        )
-
-
-def _check_files(folder: Path, expected: dict[str, RepoSibling]) -> None:
-    """What came is exactly what was listed: names, sizes and, by the hub's own digests, contents."""
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    present = list_files(folder)
-    wrong = set(present) ^ set(expected)
-    wrong |= {name for name in set(present) & set(expected) if not _matches(present[name], expected[name])}
-    if wrong:
-        raise InfrastructureError(
-            f"The download differs from the hub's listing at {min(wrong)!a}.", code="hub_damaged_download"
-        )
-
-
-def _matches(path: Path, file: RepoSibling) -> bool:
-    if file.size is None or path.stat().st_size != file.size:
-        return False
-    if file.lfs is not None:
-        return _digest(path, hashlib.sha256()) == file.lfs.sha256
-    return file.blob_id is None or _digest(path, _git_blob(file.size)) == file.blob_id
-
-
-def _git_blob(size: int) -> "hashlib._Hash":
-    # Git's own object name; the hub gives no other digest for files outside LFS.
-    return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-
-
-def _digest(path: Path, digest: "hashlib._Hash") -> str:
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-async def _in_daemon_thread(call: Callable[[], T]) -> T:
-    """Runs a blocking call that can't be cancelled. Neither a deadline nor the end of the process waits for it."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # T may itself be None
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = call()
-        except BaseException as error:  # noqa: BLE001 - handed over to whoever waits
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=work, daemon=True, name="hub").start()
-    return await future

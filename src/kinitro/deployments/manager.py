@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
+from kinitro.deployments.requirements import read_requirements
 from kinitro.deployments.snapshots import Snapshot, SnapshotStore
 from kinitro.errors import PolicyError
 from kinitro.logs import get_logger
@@ -250,6 +251,7 @@ class DeploymentManager:
         running: Running | None = None
         try:
             snapshot = await self._store.obtain(ref)
+            read_requirements(snapshot.path)  # refused where they are not even installed: one verdict everywhere
             running = await self._backend.launch(self._spec(ref, snapshot))
             health = await until_ready(running, self._settings.warmup_timeout_s)
         except BaseException:

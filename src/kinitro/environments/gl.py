@@ -51,14 +51,15 @@ def context_class() -> Any:  # a class of mujoco's, which has no types
     """
     backend = os.environ.get(_PLATFORM, "").lower()
     if backend not in BACKENDS:
-        backend = _choose()
+        backend = working_library()
     try:
         return importlib.import_module(f"mujoco.{backend}").GLContext
     except (ImportError, AttributeError, OSError) as error:
         raise _unusable({backend: str(error)}) from error
 
 
-def _choose() -> str:
+def working_library() -> str:
+    """`egl` or `osmesa`, whichever draws here. Raises like `context_class`."""
     forced = os.environ.get(FORCED, "").lower()
     if forced and forced not in BACKENDS:
         raise ConfigurationError(f"{FORCED}={forced} is not a way to draw.", advice=f"Use {' or '.join(BACKENDS)}.")

@@ -6,8 +6,8 @@ from uuid import uuid4
 
 from kinitro.deployments import Deployment, DeploymentManager
 from kinitro.environments.protocol import EvaluateReply, EvaluateRequest
+from kinitro.environments.workers import EnvironmentWorkers
 from kinitro.errors import InfrastructureError, PolicyError
-from kinitro.executor.workers import EnvironmentWorkers
 from kinitro.logs import get_logger, mask
 from kinitro.schemas import ResultIn, TaskOut
 from kinitro.types import EpisodeResult, ErrorKind, PolicyRef

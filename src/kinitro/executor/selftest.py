@@ -12,9 +12,9 @@ from kinitro.deployments import SnapshotStore
 from kinitro.deployments.manager import until_ready
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.environments.protocol import EvaluateRequest
+from kinitro.environments.workers import EnvironmentWorkers
 from kinitro.errors import EnvironmentFault, PolicyError
 from kinitro.executor.link import ApiLink
-from kinitro.executor.workers import EnvironmentWorkers
 from kinitro.policy import server as policy_server
 
 _POLICY = '''"""Commands nothing."""

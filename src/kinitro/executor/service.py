@@ -11,6 +11,7 @@ from kinitro.client import KinitroClient
 from kinitro.deployments import DeploymentManager, DeploymentSettings, SnapshotSource, SnapshotStore
 from kinitro.environments import registry
 from kinitro.environments.base import EnvironmentSpec
+from kinitro.environments.workers import ENVIRONMENT_SERVER, EnvironmentWorkers
 from kinitro.errors import ConfigurationError
 from kinitro.executor.episodes import EpisodeRunner, EpisodeSettings
 from kinitro.executor.executor import Executor, ExecutorLimits
@@ -18,7 +19,6 @@ from kinitro.executor.leases import Leases
 from kinitro.executor.link import ApiLink
 from kinitro.executor.outbox import Outbox
 from kinitro.executor.selftest import SelfTest
-from kinitro.executor.workers import ENVIRONMENT_SERVER, EnvironmentWorkers
 from kinitro.logs import get_logger
 from kinitro.settings import ExecutorSettings, home_directory
 

@@ -13,13 +13,15 @@ from kinitro.chain import Chain, Subnet
 from kinitro.environments import EnvironmentSpec
 from kinitro.errors import ChainUnreachable
 from kinitro.logs import get_logger
-from kinitro.scheduler import planning, publishing
+from kinitro.scheduler import ownership, planning, publishing
+from kinitro.scheduler.ownership import PolicyInspector
 from kinitro.schemas import RuleOut
 from kinitro.settings import SchedulerSettings
 from kinitro.storage import (
     CyclePlan,
     MinerEntry,
     OpenCycle,
+    Sighting,
     Submission,
     add_active_time,
     claim_ledger,
@@ -31,17 +33,19 @@ from kinitro.storage import (
     fail_remaining,
     give_places,
     insert_plan,
+    known_owners,
     load_export,
     lock_running,
     mark_running,
     open_cycle,
     progress,
+    record_owners,
     record_sightings,
     seconds_since_last_start,
     set_notice,
     tree_digests,
 )
-from kinitro.types import CycleStatus, MinerState
+from kinitro.types import CycleStatus, MinerState, PolicyRef
 
 log = get_logger("scheduler")
 
@@ -49,6 +53,7 @@ TARGET_DISTANCE = 3
 """Blocks between the finalized head at planning and the block whose hash enters the seeds."""
 STALLED_AFTER_S = 120.0
 """A chain that finalizes no block for this long is stalled."""
+_SHOWN = 3
 NO_MINERS = (
     "No miners with commitments on netuid {netuid}. Check that a miner has committed on this netuid: "
     "`kinitro miner show-commitment --netuid {netuid} --network {network}`."
@@ -76,6 +81,25 @@ class Watch:
         return self.clock() - self.at
 
 
+class RejectionLog:
+    """Logs each rejected commitment once, not in every cycle in which it is still there."""
+
+    def __init__(self) -> None:
+        self._known: frozenset[tuple[str, PolicyRef | None, str | None]] = frozenset()
+
+    def report(self, turned_away: tuple[MinerEntry, ...]) -> None:
+        """Logs what was not there the last time."""
+        rejected = {
+            (miner.hotkey, miner.ref, miner.reason): miner
+            for miner in turned_away
+            if miner.state is MinerState.REJECTED
+        }
+        for key, miner in rejected.items():
+            if key not in self._known:
+                log.warning("commitment_rejected", uid=miner.uid, hotkey=miner.hotkey, reason=miner.reason)
+        self._known = frozenset(rejected)
+
+
 class Lifecycle:
     """Drives cycles on the connection that holds the scheduler's lock, until cancelled or that connection breaks."""
 
@@ -85,12 +109,18 @@ class Lifecycle:
         chain: Chain,
         settings: SchedulerSettings,
         environments: tuple[EnvironmentSpec, ...],
+        *,
+        inspector: PolicyInspector | None = None,
+        rejections: RejectionLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Without an `inspector`, as on the dev ledger, whoever commits a policy is taken for its owner."""
         self._connection = connection
         self._chain = chain
         self._settings = settings
         self._environments = environments
+        self._inspector = inspector
+        self._rejections = rejections or RejectionLog()
         self._clock = clock
 
     async def run(self) -> None:
@@ -112,35 +142,72 @@ class Lifecycle:
     async def _begin(self) -> OpenCycle | None:
         """Waits for the next cycle's time, then discovers and plans it. None when there is nothing to evaluate."""
         await asyncio.sleep(await self._seconds_until_due())
-        subnet = await self._chain.subnet(self._settings.netuid)
+        subnet = await self._subnet(self._settings.netuid)
         discovery = planning.discover(subnet.neurons)
         log.info("commitments_loaded", count=len(discovery.readable), total_miners=len(subnet.neurons))
-        for miner in discovery.rejected:
-            log.warning("commitment_rejected", uid=miner.uid, hotkey=miner.hotkey, reason=miner.reason)
-        if not discovery.readable:
-            await self._say_no_miners()
+        admission = await self._admit(discovery.readable)
+        turned_away = (*discovery.rejected, *admission.turned_away)
+        self._rejections.report(turned_away)
+        await self._say_if_hub_fails(admission)
+        if not admission.admitted:
+            await self._say_no_miners(turned_away)
             await asyncio.sleep(min(self._settings.eval_interval_seconds, 30.0) or self._settings.tick_seconds)
             return None
-        return await self.plan(subnet, discovery)
+        return await self.plan(subnet, discovery.readable, admission.admitted, turned_away)
+
+    async def _subnet(self, netuid: int) -> Subnet:
+        subnet = await self._chain.subnet(netuid)
+        await self._report_chain(None)
+        return subnet
+
+    async def _admit(self, readable: tuple[Sighting, ...]) -> ownership.Admission:
+        if self._inspector is None:
+            return ownership.Admission(readable, ())
+        async with self._connection.begin():
+            known = await known_owners(self._connection)
+        found = await ownership.inspect(self._inspector, ownership.unseen(readable, known))
+        async with self._connection.begin():
+            await record_owners(self._connection, found.owners)
+        return ownership.admit(readable, known, found)
 
     async def _seconds_until_due(self) -> float:
         async with self._connection.begin():
             age = await seconds_since_last_start(self._connection)
         return 0.0 if age is None else max(0.0, self._settings.eval_interval_seconds - age)
 
-    async def _say_no_miners(self) -> None:
+    async def _say_no_miners(self, turned_away: tuple[MinerEntry, ...]) -> None:
         text = NO_MINERS.format(netuid=self._settings.netuid, network=self._settings.network)
+        if turned_away:
+            listed = "; ".join(f"uid {miner.uid}: {miner.reason}" for miner in turned_away[:_SHOWN])
+            text += f" {len(turned_away)} can't take part. {listed}" + (" ..." if turned_away[_SHOWN:] else "")
         log.warning(text)
         async with self._connection.begin():
             await set_notice(self._connection, "miners", text)
 
-    async def plan(self, subnet: Subnet, discovery: planning.Discovery) -> OpenCycle | None:
-        """Freezes a cycle: miners in line, environments, rule, and the salt whose hash is published now."""
+    async def _say_if_hub_fails(self, admission: ownership.Admission) -> None:
+        waiting = [miner for miner in admission.turned_away if miner.state is MinerState.QUEUED]
+        text = f"{len(waiting)} miners wait for the hub. {waiting[0].reason}" if waiting else None
+        if text:
+            log.warning("hub_trouble", reason=text)
+        async with self._connection.begin():
+            await set_notice(self._connection, "hub", text)
+
+    async def plan(
+        self,
+        subnet: Subnet,
+        readable: tuple[Sighting, ...],
+        admitted: tuple[Sighting, ...],
+        turned_away: tuple[MinerEntry, ...],
+    ) -> OpenCycle:
+        """Freezes a cycle: miners in line, environments, rule, and the salt whose hash is published now.
+
+        Everyone who is `readable` is remembered as seen, so that waiting for the hub costs nobody a place.
+        """
         genesis = await self._chain.genesis()
         salt = secrets.token_bytes(32)
         async with self._connection.begin():
-            submissions = await record_sightings(self._connection, discovery.readable)
-            line = planning.line_up(discovery.readable, submissions, await tree_digests(self._connection))
+            submissions = await record_sightings(self._connection, readable)
+            line = planning.line_up(admitted, submissions, await tree_digests(self._connection))
             placed = await self._with_places(line, submissions)
             await set_notice(self._connection, "miners", None)
             plan = CyclePlan(
@@ -156,7 +223,7 @@ class Lifecycle:
                 miner_time_budget_s=self._settings.miner_time_budget_seconds,
                 timeout_s=self._settings.cycle_timeout_seconds,
                 task_max_attempts=self._settings.task_max_attempts,
-                miners=(*placed, *discovery.rejected),
+                miners=(*placed, *planning.with_submissions(turned_away, submissions)),
             )
             cycle_id = await insert_plan(self._connection, plan)
         log.info("cycle_planned", cycle_id=cycle_id, target_block=plan.target_block, salt_sha256=plan.salt_sha256)
@@ -237,7 +304,7 @@ class Lifecycle:
 
     async def publish(self, cycle: OpenCycle) -> None:
         """Scores and publishes in one transaction, so that weights exist exactly when the cycle is completed."""
-        subnet = await self._chain.subnet(cycle.plan.netuid)
+        subnet = await self._subnet(cycle.plan.netuid)
         async with self._connection.begin():
             if not await lock_running(self._connection, cycle.id):
                 return

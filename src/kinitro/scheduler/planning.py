@@ -93,6 +93,16 @@ def with_places(line: Iterable[MinerEntry], place_of: Mapping[int, int]) -> tupl
     )
 
 
+def with_submissions(
+    turned_away: Iterable[MinerEntry], submissions: Mapping[str, Submission]
+) -> tuple[MinerEntry, ...]:
+    """Miners that are not in line, each with what is remembered of its policy, where its commitment can be read."""
+    return tuple(
+        replace(miner, submission_id=submissions[miner.hotkey].id) if miner.ref is not None else miner
+        for miner in turned_away
+    )
+
+
 def copy_reason(owner_uid: int) -> str:
     """What a copy's owner reads."""
     return f"copy of uid {owner_uid}"

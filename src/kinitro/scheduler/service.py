@@ -1,14 +1,19 @@
 """The scheduler as a service: one leads, others stand by, and trouble with chain or database only delays a cycle."""
 
 import asyncio
+import importlib.util
+import os
+import time
 
+from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 
 from kinitro.chain import Chain, open_chain
 from kinitro.environments import EnvironmentSpec, select
-from kinitro.errors import ChainError, DatabaseUnreachable
+from kinitro.errors import ChainError, ConfigurationError, DatabaseUnreachable
 from kinitro.logs import get_logger
-from kinitro.scheduler.lifecycle import Lifecycle
+from kinitro.scheduler.lifecycle import Lifecycle, RejectionLog
+from kinitro.scheduler.ownership import PolicyInspector
 from kinitro.settings import SchedulerSettings
 from kinitro.storage import Database, open_database, set_notice, try_leadership
 
@@ -21,6 +26,7 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 async def serve(settings: SchedulerSettings) -> None:
     """Runs until cancelled. Wrong settings, a wrong database or an unknown network end it with a clear error."""
     environments = select(settings.env_families, settings.environments)
+    inspector = _inspector(settings)
     async with open_database(settings.database_url) as database, open_chain(settings.network) as chain:
         log.info(
             "scheduler_started",
@@ -29,13 +35,32 @@ async def serve(settings: SchedulerSettings) -> None:
             environments=[spec.env_id for spec in environments],
             episodes_per_env=settings.episodes_per_env,
         )
-        await _keep_leading(database, chain, settings, environments)
+        await _keep_leading(database, chain, settings, environments, inspector)
+
+
+def _inspector(settings: SchedulerSettings) -> PolicyInspector | None:
+    if settings.network == "dev":
+        return None
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise ConfigurationError(
+            "On a real network the scheduler asks the hub whose policy a repo is; huggingface_hub is not installed.",
+            advice="Install it with `pip install 'kinitro[hub]'`.",
+        )
+    from kinitro.deployments.hub import HuggingFaceHub  # noqa: PLC0415 - optional, and slow to import
+
+    return HuggingFaceHub(settings.hf_token or SecretStr(os.environ.get("HF_TOKEN", "")))
 
 
 async def _keep_leading(
-    database: Database, chain: Chain, settings: SchedulerSettings, environments: tuple[EnvironmentSpec, ...]
+    database: Database,
+    chain: Chain,
+    settings: SchedulerSettings,
+    environments: tuple[EnvironmentSpec, ...],
+    inspector: PolicyInspector | None,
 ) -> None:
+    rejections = RejectionLog()
     failures = 0
+    led_since = 0.0
     standing_by = False
     while True:
         try:
@@ -46,15 +71,18 @@ async def _keep_leading(
                     standing_by = True
                     await asyncio.sleep(STANDBY_POLL_S)
                     continue
-                standing_by, failures = False, 0
-                await Lifecycle(connection, chain, settings, environments).run()
+                standing_by, led_since = False, time.monotonic()
+                await Lifecycle(
+                    connection, chain, settings, environments, inspector=inspector, rejections=rejections
+                ).run()
         except ChainError as error:
             log.warning("chain_trouble", reason=str(error))
             await _say(database, str(error))
         except (DatabaseUnreachable, DBAPIError, OSError) as error:
             log.warning("database_trouble", reason=str(error).splitlines()[0])
+        # What fails at once again and again is tried less and less often; after a good stretch we begin anew.
+        failures = 0 if time.monotonic() - led_since > RETRY_S[-1] else failures + 1
         await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
-        failures += 1
 
 
 async def _say(database: Database, text: str) -> None:

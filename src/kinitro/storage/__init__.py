@@ -28,6 +28,7 @@ from kinitro.storage.cycles import (
 )
 from kinitro.storage.database import Database, open_database
 from kinitro.storage.export import load_export
+from kinitro.storage.owners import known_owners, record_owners
 from kinitro.storage.task_life import (
     CycleProgress,
     PlannedTask,
@@ -63,12 +64,14 @@ __all__ = [
     "fail_remaining",
     "give_places",
     "insert_plan",
+    "known_owners",
     "load_export",
     "lock_running",
     "mark_running",
     "open_cycle",
     "open_database",
     "progress",
+    "record_owners",
     "record_sightings",
     "replace_bits",
     "seconds_since_last_start",

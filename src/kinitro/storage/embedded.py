@@ -9,6 +9,7 @@ the account `kinitro-postgres`, made when it is missing, and the directories abo
 """
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -141,11 +142,14 @@ class EmbeddedServer:
         words = " ".join(f"-c {name}='{value}'" for name, value in options.items())
         command = ["-D", str(self.data), "-l", str(self.data / "log"), "-w", "-t", "60", "-o", words, "start"]
         done = _run("pg_ctl", *command)
-        return None if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return None if done.returncode == 0 else _complaint(done.stderr)
 
     def stop(self) -> None:
         """Stops it and waits. Call under the lock; a server that won't stop is left to itself."""
         _run("pg_ctl", "-D", str(self.data), "-m", "fast", "-w", "-t", "30", "stop")
+        if not _socket_path_fits(self.data):
+            with contextlib.suppress(OSError):  # not empty: the server did not stop
+                self._short_directory.rmdir()
 
     def _create_cluster(self) -> None:
         """`initdb` beside and a rename: killed at any moment it leaves no half-made cluster."""
@@ -159,9 +163,8 @@ class EmbeddedServer:
         flags = ["--auth=trust", "--encoding=UTF8", "--locale=C", f"--username={_SUPERUSER}"]
         done = _run("initdb", *flags, "-D", str(fresh))
         if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise DatabaseUnreachable(
-                f"No database could be created in {self.home}: {reason}.",
+                f"No database could be created in {self.home}: {_complaint(done.stderr)}.",
                 advice="Check the disk's room and rights, or name another server with --database-url.",
             )
         fresh.rename(self.data)
@@ -175,12 +178,16 @@ class EmbeddedServer:
                 advice="Move the directory away, or name another server with --database-url.",
             )
 
+    @property
+    def _short_directory(self) -> Path:
+        name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"kinitro-{name}"
+
     def _socket_directory(self) -> Path:
         """The data directory, which nobody else can enter; when its path is too long, a private one in the temp dir."""
         if _socket_path_fits(self.data):
             return self.data
-        name = hashlib.sha256(os.fsencode(self.data)).hexdigest()[:16]
-        short = Path(tempfile.gettempdir()) / f"kinitro-{name}"
+        short = self._short_directory
         short.mkdir(mode=0o700, exist_ok=True)
         _give_to_account(short)
         found = short.lstat()
@@ -267,6 +274,12 @@ def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         )
         errors.seek(0)
         return subprocess.CompletedProcess(done.args, done.returncode, "", errors.read())
+
+
+def _complaint(stderr: str) -> str:
+    """The first thing that went wrong; what follows it is usually the clean-up."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["no reason given"]
+    return next((line for line in lines if "error:" in line or "FATAL:" in line), lines[-1]).rstrip(".")
 
 
 def _account() -> pwd.struct_passwd | None:

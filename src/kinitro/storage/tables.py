@@ -62,6 +62,16 @@ snapshots = sa.Table(
     sa.Column("recorded_at", TIMESTAMP, nullable=False, server_default=NOW),
 )
 
+owners = sa.Table(
+    "owners",
+    metadata,
+    # Which hotkey a (repo, revision) says it belongs to, as the hub answered; null when it names none.
+    sa.Column("repo_key", sa.Text, primary_key=True),
+    sa.Column("revision", sa.Text, primary_key=True),
+    sa.Column("hotkey", sa.Text),
+    sa.Column("recorded_at", TIMESTAMP, nullable=False, server_default=NOW),
+)
+
 cycles = sa.Table(
     "cycles",
     metadata,

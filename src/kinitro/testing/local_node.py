@@ -52,9 +52,11 @@ def node_folder() -> Path | None:
 
 
 @asynccontextmanager
-async def run_node(folder: Path, *, block_time_s: float = 0.2, rate_limit: int = 0) -> AsyncIterator[LocalNode]:
-    """Starts a node of its own on a free port, and ends it. A `block_time_s` of 0 makes a block a write."""
-    options = ["--port", "0", "--block-time", str(block_time_s), "--rate-limit", str(rate_limit)]
+async def run_node(
+    folder: Path, *, block_time_s: float = 0.2, rate_limit: int = 0, port: int = 0
+) -> AsyncIterator[LocalNode]:
+    """Starts a node on a port (0: a free one), and ends it. A `block_time_s` of 0 makes a block a write."""
+    options = ["--port", str(port), "--block-time", str(block_time_s), "--rate-limit", str(rate_limit)]
     # The SDK keeps caches in the home directory; a test leaves nobody's changed.
     with tempfile.TemporaryDirectory(prefix="kinitro-node-") as home:
         process = await asyncio.create_subprocess_exec(

@@ -1,6 +1,7 @@
-"""The validator as a service and as one command: what ends it, what it waits out, and when it connects anew."""
+"""The validator as a service and as one command: what ends it, and what it waits out."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from kinitro.logs import get_logger
 from kinitro.settings import ValidatorSettings, home_directory
 from kinitro.validator.journal import open_journal
 from kinitro.validator.validator import Standing, Validator
-from kinitro.validator.verify import WeightsRefused
+from kinitro.validator.verify import NoWeightsYet, WeightsRefused
 
 log = get_logger("validator")
 
@@ -31,9 +32,14 @@ TURN_S = 900.0
 """A turn that takes longer hangs: an export may take 300 s, a write and its confirmation as long."""
 ONCE_S = 600.0
 _SAY_AGAIN_S = 1800.0
-_BACKEND_TROUBLE = (ApiError, ApiUnreachable, WeightsRefused, RateLimited)
-"""None of these says anything against the connection to the chain."""
-_EVENTS: Mapping[type[KinitroError], str] = {WeightsRefused: "weights_refused", RateLimited: "rate_limited"}
+_NUMBER = re.compile(r"\d+")
+_EVENTS: Mapping[type[KinitroError], str] = {
+    ApiError: "backend_trouble",
+    ApiUnreachable: "backend_trouble",
+    NoWeightsYet: "no_weights_yet",
+    RateLimited: "rate_limited",
+    WeightsRefused: "weights_refused",
+}
 
 
 async def serve(settings: ValidatorSettings, signer: Signer) -> None:
@@ -57,18 +63,19 @@ async def serve(settings: ValidatorSettings, signer: Signer) -> None:
 async def set_once(settings: ValidatorSettings, signer: Signer) -> Standing:
     """One turn, for cron: the weights are on chain, confirmed, when it returns. Raises whatever stands in the way.
 
-    A write of unknown fate is looked up over new connections for up to `ONCE_S`; nothing else is tried again.
+    A write of unknown fate is looked up for up to `ONCE_S`; nothing else is tried again.
     """
     async with _build(settings, signer) as validator:
         give_up = time.monotonic() + ONCE_S
-        while True:
-            try:
-                async with open_chain(settings.network) as chain, _deadline():
-                    return await validator.turn(chain)
-            except AmbiguousWrite:
-                if time.monotonic() > give_up:
-                    raise
-            await asyncio.sleep(RETRY_S[0])
+        async with open_chain(settings.network) as chain:
+            while True:
+                try:
+                    async with _deadline():
+                        return await validator.turn(chain)
+                except AmbiguousWrite:
+                    if time.monotonic() > give_up:
+                        raise
+                await asyncio.sleep(RETRY_S[0])
 
 
 @asynccontextmanager
@@ -98,25 +105,21 @@ class _Keeper:
         self._said: tuple[str, float] | None = None
 
     async def run(self) -> None:
-        """Each turn of this loop is a new connection to the chain: what an old one is worth is not guessed at."""
-        while True:
-            try:
-                async with open_chain(self._settings.network) as chain:
-                    while True:
-                        async with _deadline():
-                            await self._turn(chain)
-                        await asyncio.sleep(self._pause_s())
-            except ChainError as error:
-                if isinstance(error, NotRegistered | ChainRejected):
-                    raise
-                self._trouble("chain_trouble", error)
-            await asyncio.sleep(self._pause_s())
+        """Runs until cancelled, or until something for good stands in the way."""
+        # One chain for all turns: it connects anew after trouble, and remembers which node it had trouble with.
+        async with open_chain(self._settings.network) as chain:
+            while True:
+                await self._turn(chain)
+                await asyncio.sleep(self._pause_s())
 
     async def _turn(self, chain: Chain) -> None:
         try:
-            standing = await self._validator.turn(chain)
-        except _BACKEND_TROUBLE as error:
-            self._trouble(_EVENTS.get(type(error), "backend_trouble"), error)
+            async with _deadline():
+                standing = await self._validator.turn(chain)
+        except (ChainError, ApiError, ApiUnreachable, NoWeightsYet, WeightsRefused) as error:
+            if isinstance(error, NotRegistered | ChainRejected):
+                raise
+            self._trouble(_EVENTS.get(type(error), "chain_trouble"), error)
             return
         if self._failures:
             log.info("validator_recovered", cycle_id=standing.attempt.cycle_id)
@@ -126,10 +129,12 @@ class _Keeper:
     def _trouble(self, event: str, error: KinitroError) -> None:
         """Says it once, and again when it lasts."""
         self._failures += 1
-        text, now = str(error), time.monotonic()
-        if self._said is None or self._said[0] != text or now - self._said[1] > _SAY_AGAIN_S:
-            self._said = (text, now)
-            log.warning(event, reason=text)
+        # The same trouble a minute later often differs by a block number or an age.
+        kind, now = _NUMBER.sub("#", str(error)), time.monotonic()
+        if self._said is None or self._said[0] != kind or now - self._said[1] > _SAY_AGAIN_S:
+            self._said = (kind, now)
+            say = log.info if isinstance(error, NoWeightsYet | RateLimited) else log.warning
+            say(event, reason=str(error))
 
     def _pause_s(self) -> float:
         if not self._failures:

@@ -16,7 +16,7 @@ from kinitro.scoring.weights import scale_u16
 from kinitro.settings import ValidatorSettings
 from kinitro.validator import verify
 from kinitro.validator.journal import Attempt, Fate, Journal
-from kinitro.validator.verify import Verified, WeightsRefused
+from kinitro.validator.verify import NoWeightsYet, Verified, WeightsRefused
 
 log = get_logger("validator")
 
@@ -68,17 +68,17 @@ class Validator:
         """Raises what a person must see.
 
         For good: `ConfigurationError` (another netuid or chain), `NotRegistered`, `ChainRejected` (no permit, among
-        others). For now: `WeightsRefused`, `ApiUnreachable`, `ApiError`, `RateLimited`, `AmbiguousWrite` and every
-        other `ChainError`. Trouble with the backend is raised after what could be done without it was done.
+        others). For now: `NoWeightsYet`, `WeightsRefused`, `ApiUnreachable`, `ApiError`, `RateLimited`,
+        `AmbiguousWrite` and every other `ChainError`. Trouble with the backend is raised after what could be done
+        without it was done.
         """
         genesis = await chain.genesis()
-        subnet = await chain.subnet(self._settings.netuid)
-        self._check_registered(subnet)
-        trouble = await self._refresh(chain, genesis, subnet.block)
+        trouble = await self._refresh(chain, genesis)
         if self._held is None:
+            self._check_registered(await chain.subnet(self._settings.netuid))
             assert trouble is not None
             raise trouble
-        standing = await self._bring_about(chain, genesis, subnet, self._held)
+        standing = await self._bring_about(chain, genesis, self._held)
         if trouble is not None:
             raise trouble
         return standing
@@ -92,19 +92,30 @@ class Validator:
                 f"`btcli subnets register --netuid {subnet.netuid}` if they are right.",
             )
 
-    async def _refresh(self, chain: Chain, genesis: str, block: int) -> KinitroError | None:
+    async def _refresh(self, chain: Chain, genesis: str) -> KinitroError | None:
         """Takes over what is published now if it holds up; else says why not."""
         try:
-            published = await self._client.weights()
+            published = await self._published()
             verify.check_place(published, self._settings.netuid, genesis)
             if self._held is None or self._held.published != published:
-                verify.check_age(published, block)
+                verify.check_age(published, await chain.finalized_block())
                 self._held = await self._verify(chain, published)
-        except (ApiError, WeightsRefused) as error:
+        except (ApiError, NoWeightsYet, WeightsRefused) as error:
             return error
         except ApiUnreachable as error:
             return ApiUnreachable(error.message, advice="Check --backend-url, and that `kinitro api` runs there.")
         return None
+
+    async def _published(self) -> WeightsOut:
+        try:
+            return await self._client.weights()
+        except ApiError as error:
+            if error.status_code != 404:
+                raise
+            url = self._settings.backend_url.rstrip("/")
+            raise NoWeightsYet(
+                f"{url} has published no weights yet.", advice=f"{url}/v1/status says what it waits for."
+            ) from None
 
     async def _verify(self, chain: Chain, published: WeightsOut) -> Verified:
         verify.check_form(published)
@@ -119,10 +130,13 @@ class Validator:
         log.info("weights_verified", cycle_id=published.cycle_id, block=published.block_number, export_sha256=digest)
         return Verified(published, export.rule.burn_uid, digest)
 
-    async def _bring_about(self, chain: Chain, genesis: str, subnet: Subnet, held: Verified) -> Standing:
+    async def _bring_about(self, chain: Chain, genesis: str, held: Verified) -> Standing:
+        last = await self._last_set(chain, genesis)
+        # After everything that can take long: a share must not go to whoever has taken over a uid meanwhile.
+        subnet = await chain.subnet(self._settings.netuid)
+        self._check_registered(subnet)
         verify.check_age(held.published, subnet.block)
         weights = verify.settle(held, subnet)
-        last = await self._last_set(chain, genesis)
         wanted = scale_u16(weights)
         if last and last.weights == wanted and subnet.block - last.block < self._settings.refresh_blocks:
             return Standing(Deed.FRESH, last)

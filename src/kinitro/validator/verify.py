@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from kinitro.chain import Subnet
 from kinitro.errors import ConfigurationError, KinitroError
+from kinitro.logs import printable
 from kinitro.schemas import CycleExport, RuleOut, WeightsOut, WeightsU16
 from kinitro.scoring import InvalidExport, score_cycle, settle_weights
 from kinitro.scoring.check import Outcome, check_export
@@ -22,6 +23,10 @@ _TOLERANCE = 1e-9
 
 class WeightsRefused(KinitroError):
     """The published weights don't hold up: nothing of them is set."""
+
+
+class NoWeightsYet(KinitroError):
+    """The backend has published none so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,8 @@ def check_place(published: WeightsOut, netuid: int, genesis: str) -> None:
         )
     if published.genesis != genesis:
         raise ConfigurationError(
-            f"The backend's weights are for the chain with genesis {published.genesis}; this chain's is {genesis}.",
+            f"The backend's weights are for the chain with genesis {printable(published.genesis, 80)}; "
+            f"this chain's is {genesis}.",
             advice="Use the --network that the backend's scheduler runs on, or another --backend-url.",
         )
 
@@ -199,7 +205,7 @@ def _few(parts: Iterable[str]) -> str:
 
 def _refusal(cycle_id: int, what: str) -> WeightsRefused:
     return WeightsRefused(
-        f"Cycle {cycle_id}'s weights {what}.",
+        f"Cycle {cycle_id}'s weights {printable(what)}.",
         advice=f"Nothing was set. Look for yourself: `kinitro export {cycle_id} -o cycle.json` with --api-url the "
         "backend's, then `kinitro score cycle.json`; and tell the backend's operator.",
     )

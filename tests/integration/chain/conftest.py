@@ -1,7 +1,7 @@
 """A local Bittensor node, one for each module, where there is one to start."""
 
-import itertools
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,11 +9,9 @@ import pytest_asyncio
 
 from kinitro.testing.local_node import NOT_THERE, LocalNode, node_folder, run_node
 
-_numbers = itertools.count()
-
 
 @pytest.fixture(scope="session", autouse=True)
-def sdk_caches(tmp_path_factory: pytest.TempPathFactory) -> None:
+def sdk_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The SDK's caches are the tests' own; their places are read when it is first imported."""
     folder = tmp_path_factory.mktemp("bittensor")
     with pytest.MonkeyPatch.context() as patch:
@@ -23,21 +21,22 @@ def sdk_caches(tmp_path_factory: pytest.TempPathFactory) -> None:
         yield
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def node(sdk_caches: None) -> AsyncIterator[LocalNode]:
+@pytest.fixture(scope="session")
+def node_folder_or_skip(sdk_caches: None) -> Path:
     folder = node_folder()
     if folder is None:
         pytest.skip(NOT_THERE)
-    async with run_node(folder) as running:
+    return folder
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def node(node_folder_or_skip: Path) -> AsyncIterator[LocalNode]:
+    async with run_node(node_folder_or_skip) as running:
         yield running
 
 
 @pytest.fixture
-def new_uri() -> str:
-    """The derivation path of a key nobody else has."""
-    return f"//test{next(_numbers)}"
-
-
-@pytest.fixture
-def wallets(tmp_path: Path) -> Path:
-    return tmp_path / "wallets"
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -14,7 +14,7 @@ def kinitro(*arguments: str, home: Path, **variables: str) -> "subprocess.Comple
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KINITRO_")}
     return subprocess.run(
         [sys.executable, "-m", "kinitro", *arguments],
-        env={**environment, "KINITRO_HOME": str(home), "COLUMNS": "200", **variables},
+        env=environment | {"KINITRO_HOME": str(home), "COLUMNS": "200"} | variables,
         cwd=home,
         capture_output=True,
         text=True,
@@ -135,3 +135,10 @@ def test_reset_without_force_asks_and_loses_nothing_when_nobody_answers(tmp_path
     shown = kinitro("db", "reset", "--database-url", database_url, home=tmp_path)
     assert shown.returncode == 1
     assert "Go on?" in shown.stdout
+
+
+def test_setting_the_bundled_miners_up_works_in_a_home_that_does_not_exist_yet(tmp_path):
+    home = tmp_path / "not" / "yet"
+    shown = kinitro("demo", "--setup-only", home=tmp_path, KINITRO_HOME=str(home))
+    assert shown.returncode == 0, shown.stderr
+    assert (home / "dev-ledger.sqlite").exists()

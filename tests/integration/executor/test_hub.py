@@ -8,7 +8,8 @@ import pytest
 import uvicorn
 from pydantic import SecretStr
 
-from kinitro.deployments.hub import HubLimits, HuggingFaceHub
+from kinitro.deployments.hub import HuggingFaceHub
+from kinitro.deployments.limits import HubLimits
 from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 

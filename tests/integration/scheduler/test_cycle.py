@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from kinitro.chain import Chain, DevLedger, dev_signer
 from kinitro.environments import select
-from kinitro.errors import ChainUnreachable, ConfigurationError
+from kinitro.errors import ChainUnreachable, ConfigurationError, InfrastructureError, PolicyError
 from kinitro.scheduler import RebuildReport, rebuild_evidence
-from kinitro.scheduler.lifecycle import STALLED_AFTER_S, Lifecycle
+from kinitro.scheduler.lifecycle import STALLED_AFTER_S, Lifecycle, RejectionLog
 from kinitro.schemas import ResultIn, TaskOut
 from kinitro.scoring import salt_digest, score_cycle
 from kinitro.settings import SchedulerSettings
 from kinitro.storage import Database, TaskPool, load_export, try_leadership
 from kinitro.storage import tables as t
-from kinitro.types import CycleStatus, ErrorKind, MinerState
+from kinitro.storage.reads import list_miners
+from kinitro.types import CycleStatus, ErrorKind, MinerState, PolicyRef
 
 NETUID = 7
 ENVIRONMENTS = ["metaworld/drawer-close-v3", "metaworld/reach-v3"]
@@ -99,13 +101,13 @@ CLOSED = sa.select(t.cycles.c.id).where(t.cycles.c.completed_at.is_not(None))
 
 
 async def run_one_cycle(
-    database: Database, ledger: DevLedger, answer: Answer, chosen: SchedulerSettings | None = None
+    database: Database, ledger: Chain, answer: Answer, chosen: SchedulerSettings | None = None, **parts: object
 ) -> int:
     """Runs scheduler and executor until one more cycle is closed; returns its id."""
     async with database.begin() as connection:
         before = len((await connection.execute(CLOSED)).all())
     more = CLOSED.order_by(t.cycles.c.id).offset(before).limit(1)
-    async with leading(database, ledger, chosen) as lifecycle:
+    async with leading(database, ledger, chosen, **parts) as lifecycle:
         work = [asyncio.create_task(lifecycle.run()), asyncio.create_task(execute(database, answer))]
         try:
             await until(database, more)
@@ -153,8 +155,11 @@ async def test_evidence_of_earlier_cycles_counts_until_a_better_newcomer_takes_t
     crowns = []
     for _ in range(4):
         cycle_id = await run_one_cycle(database, ledger, answer, chosen)
-        standing = await row(database, t.standings, cycle_id)
+        standing, weights = await row(database, t.standings, cycle_id), await row(database, t.weights, cycle_id)
         crowns.append(standing.prizes["crown"])
+        async with database.begin() as connection:
+            recomputed = score_cycle(await load_export(connection, cycle_id)).weights
+        assert {str(uid): weight for uid, weight in recomputed.items()} == weights.weights
     assert crowns[0] == first
     assert crowns[-1] == second
 
@@ -329,3 +334,103 @@ async def test_evidence_can_be_made_anew_from_the_verdicts_to_the_same_numbers(d
         await connection.execute(broken.where(t.outcome_bits.c.cycle_id == cycle_id))
     assert (await rebuild_evidence(database_url)).corrected == 2
     assert (await rebuild_evidence(database_url)).corrected == 0
+
+
+class Hub:
+    """What `kinitro.json` of each repo says; an exception is raised. Counts how often it is asked."""
+
+    def __init__(self, **owner_of: str | Exception | None) -> None:
+        self.answers = {repo.replace("__", "/"): answer for repo, answer in owner_of.items()}
+        self.asked: list[str] = []
+
+    async def read_owner(self, ref: PolicyRef) -> str | None:
+        self.asked.append(ref.repo)
+        answer = self.answers[ref.repo.lower()]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def address(name: str) -> str:
+    return dev_signer("test", name).ss58_address
+
+
+async def listed(database: Database) -> dict[int, tuple[MinerState, str | None]]:
+    async with database.begin() as connection:
+        return {miner.uid: (miner.state, miner.reason) for miner in await list_miners(connection)}
+
+
+def succeed(task: TaskOut) -> ResultIn:
+    return result(task, success=True)
+
+
+async def test_a_thief_who_commits_first_is_rejected_and_the_owner_takes_part_at_its_own_place(database, ledger):
+    thief, owner = await commit(ledger, "thief", "a/policy"), await commit(ledger, "owner", "A/policy")
+    bare = await commit(ledger, "bare", "b/bare")
+    hub = Hub(a__policy=address("owner"), b__bare=None)
+    await run_one_cycle(database, ledger, succeed, inspector=hub)
+    seen = await listed(database)
+    assert seen[owner] == (MinerState.EVALUATED, None)
+    assert seen[thief][0] is seen[bare][0] is MinerState.REJECTED
+    assert f"names another hotkey, {address('owner')}" in seen[thief][1]
+    assert "kinitro miner deploy" in seen[bare][1]
+    async with database.begin() as connection:
+        assert await connection.scalar(sa.select(t.places.c.place)) == 1
+
+
+async def test_the_hub_is_asked_once_for_each_revision_and_never_again(database, ledger):
+    await commit(ledger, "owner", "a/policy")
+    hub = Hub(a__policy=address("owner"))
+    for _ in range(2):
+        await run_one_cycle(database, ledger, succeed, inspector=hub)
+    assert hub.asked == ["a/policy"]
+
+
+async def test_a_hub_that_fails_keeps_a_miner_queued_with_its_place_in_line(database, ledger):
+    first, second = await commit(ledger, "first", "a/first"), await commit(ledger, "second", "b/second")
+    hub = Hub(a__first=InfrastructureError("The hub asks us to slow down.", code="hub_rate_limited"))
+    hub.answers["b/second"] = address("second")
+    cycle_id = await run_one_cycle(database, ledger, succeed, inspector=hub)
+    seen = await listed(database)
+    assert (seen[first][0], seen[second][0]) == (MinerState.QUEUED, MinerState.EVALUATED)
+    assert "slow down" in seen[first][1]
+    assert "1 miners wait for the hub" in await notice(database, "hub")
+    assert (await row(database, t.weights, cycle_id)).weights == {str(second): 1.0}
+    hub.answers["a/first"] = address("first")
+    await run_one_cycle(database, ledger, succeed, inspector=hub)
+    assert (await listed(database))[first][0] is MinerState.EVALUATED
+    assert await notice(database, "hub") is None
+
+
+async def test_a_repo_that_becomes_public_is_asked_for_again(database, ledger):
+    hidden, other = await commit(ledger, "hidden", "a/hidden"), await commit(ledger, "other", "b/other")
+    hub = Hub(a__hidden=PolicyError("The repo is private.", code="snapshot_private"), b__other=address("other"))
+    await run_one_cycle(database, ledger, succeed, inspector=hub)
+    assert (await listed(database))[hidden] == (MinerState.REJECTED, "The repo is private.")
+    hub.answers["a/hidden"] = address("hidden")
+    await run_one_cycle(database, ledger, succeed, inspector=hub)
+    assert {state for state, _ in (await listed(database)).values()} == {MinerState.EVALUATED}
+    assert hidden != other
+
+
+async def test_a_rejected_commitment_is_logged_once_and_listed_in_every_cycle(database, ledger):
+    await commit(ledger, "good", "a/policy")
+    bad = await commit(ledger, "bad", "not a repo", revision="")
+    rejections = RejectionLog()
+    with capture_logs() as logged:
+        for _ in range(2):
+            await run_one_cycle(database, ledger, succeed, rejections=rejections)
+            state, reason = (await listed(database))[bad]
+            assert state is MinerState.REJECTED
+            assert "'not a repo' is not a repo id" in reason
+    assert [entry["uid"] for entry in logged if entry["event"] == "commitment_rejected"] == [bad]
+
+
+async def test_when_all_commitments_are_rejected_the_status_says_why(database, ledger):
+    await commit(ledger, "bad", "nonsense", revision="")
+    async with leading(database, ledger) as lifecycle:
+        running = asyncio.create_task(lifecycle.run())
+        await until(database, sa.select(t.notices.c.text).where(t.notices.c.topic == "miners"))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert "1 can't take part. uid 0: The commitment can't be read" in await notice(database, "miners")

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 
-def start_demo(scratch: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start_demo(scratch: Path, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "kinitro", "demo", *arguments],
-        env={**os.environ, "TMPDIR": str(scratch), "COLUMNS": "100"},
+        env=os.environ | {"TMPDIR": str(scratch), "COLUMNS": "100"} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,6 +49,18 @@ def test_the_demo_ends_in_a_leaderboard_where_the_copy_earns_nothing(tmp_path):
     assert "copycat earns nothing: it is a copy of uid 3" in " ".join(shown.split())
     assert processes_of(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(240)
+def test_without_an_opengl_library_the_demo_says_so_and_goes_on_blind(tmp_path):
+    demo = start_demo(
+        tmp_path, "--episodes", "1", KINITRO_GL="egl", __EGL_VENDOR_LIBRARY_FILENAMES=str(tmp_path / "no-driver.json")
+    )
+    shown, _ = demo.communicate(timeout=220)
+    assert demo.returncode == 0, shown
+    assert "No OpenGL library draws camera images here" in shown
+    assert "libosmesa6" in shown
+    assert " weight" in shown
 
 
 @pytest.mark.timeout(120)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,19 @@ EASY = ("drawer-close-v3", "drawer-open-v3", "button-press-topdown-v3", "reach-v
 SEEDS = range(6)
 
 
+@pytest.fixture(autouse=True)
+def _fresh_modules() -> Iterator[None]:
+    """Policies find their own modules beside them, as in a process of their own."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for added in set(sys.modules) - modules:
+        if added in {"sight", "walks"}:
+            del sys.modules[added]
+
+
 def load(name: str) -> ModuleType:
+    sys.path.insert(0, str(FOLDER / name))
     specification = importlib.util.spec_from_file_location(f"bundled_{name}", FOLDER / name / "policy.py")
     assert specification
     assert specification.loader
@@ -34,7 +47,7 @@ def actions(
     observation = environment.reset(seed)
     state = policy.reset({"env_id": environment.spec.env_id, "task_name": environment.spec.task_name}, seed)
     for _ in range(steps):
-        command = policy.act({"proprio": observation.proprio, "rgb": {}}, state)["continuous"]
+        command = policy.act(vars(observation), state)["continuous"]
         taken.append([*command["ee_twist"], *command["gripper"]])
         step = environment.step(Action({channel: np.array(values) for channel, values in command.items()}))
         if step.success:
@@ -50,6 +63,12 @@ def successes(environment: MetaWorldEnvironment, name: str) -> int:
 @pytest.mark.parametrize("task", EASY)
 def test_handy_solves_most_episodes_of_each_easy_task(task: str, build) -> None:
     assert successes(build(task), "handy") >= 4
+
+
+@pytest.mark.parametrize("task", ["reach-v3", "push-v3", "pick-place-v3"])
+def test_handy_solves_most_episodes_of_the_tasks_that_have_to_be_seen(task: str, build) -> None:
+    environment = build(task, images=True)
+    assert sum(actions(environment, "handy", seed, steps=200)[0] for seed in range(3)) >= 2
 
 
 def test_one_trick_solves_its_task_and_no_other(build) -> None:

@@ -12,6 +12,6 @@ class Policy:
     def reset(self, task: dict[str, Any], seed: int) -> None:
         """Nothing to remember."""
 
-    def act(self, obs: dict[str, Any], state: None) -> dict[str, Any]:  # noqa: ARG002 - every policy is called like this
+    def act(self, obs: dict[str, Any], state: None) -> dict[str, Any]:
         """A twist of zero and an open gripper."""
         return {"continuous": {"ee_twist": [0.0] * 6, "gripper": [0.0]}}

@@ -35,7 +35,7 @@ class Policy:
     needs_images = False
     max_concurrent_episodes = 8
 
-    def reset(self, task: dict[str, Any], seed: int) -> Walk:  # noqa: ARG002 - every policy is called like this
+    def reset(self, task: dict[str, Any], seed: int) -> Walk:
         """Starts the walk, where there is one."""
         points = POINTS if task["task_name"] == TASK else ()
         return Walk([np.array(point) for point in points], last=np.full(3, np.inf))

@@ -11,11 +11,11 @@ class Policy:
     needs_images = False
     max_concurrent_episodes = 8
 
-    def reset(self, task: dict[str, Any], seed: int) -> np.random.Generator:  # noqa: ARG002 - every policy is called like this
+    def reset(self, task: dict[str, Any], seed: int) -> np.random.Generator:
         """One random stream an episode, so that a replay makes the same moves."""
         return np.random.default_rng(seed)
 
-    def act(self, obs: dict[str, Any], state: np.random.Generator) -> dict[str, Any]:  # noqa: ARG002 - every policy is called like this
+    def act(self, obs: dict[str, Any], state: np.random.Generator) -> dict[str, Any]:
         """A twist in [-1, 1] and a gripper command in [0, 1]."""
         return {
             "continuous": {

@@ -13,9 +13,7 @@ from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
 from kinitro.environments.protocol import SECRET_VARIABLE
 from kinitro.environments.remote import RemoteEnvironmentServer
 from kinitro.errors import EnvironmentFault
-from kinitro.logs import get_logger
 
-_log = get_logger("executor")
 _PASSED_ON = ("KINITRO_GL", "MUJOCO_GL", "PYOPENGL_PLATFORM", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 ENVIRONMENT_SERVER = (sys.executable, "-P", "-m", "kinitro.environments.server", "--host", "{host}", "--port", "{port}")
 """How an environment server of this installation is started."""

@@ -1,0 +1,1 @@
+"""What a miner does: a policy folder, a repo on the hub, a commitment on chain."""

@@ -1,0 +1,59 @@
+"""Policy folders: the one place that knows what one holds, for `miner init` and for the demo."""
+
+import shutil
+from collections.abc import Iterator
+from enum import StrEnum
+from importlib.resources import as_file, files
+from pathlib import Path
+from string import Template
+
+from kinitro.errors import ConfigurationError
+
+
+class FolderTemplate(StrEnum):
+    """What `miner init` starts a policy from."""
+
+    MINIMAL = "minimal"
+    """One small class that works."""
+    LEROBOT = "lerobot"
+    """A trained LeRobot policy."""
+
+
+_ABOUT = {
+    FolderTemplate.MINIMAL: "A policy for Kinitro, made from its template.",
+    FolderTemplate.LEROBOT: "A LeRobot policy, served for Kinitro. Put "
+    "`config.json`, `model.safetensors`\nand the processors' files of its `pretrained_model` folder beside this file.",
+}
+
+
+def create_folder(folder: Path, template: FolderTemplate) -> list[str]:
+    """Writes a complete policy folder and returns its files' names. It runs as it is, without Kinitro.
+
+    Raises `ConfigurationError` when there is something at that path already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(
+            f"{folder} exists and is not an empty folder.", advice="Give another path, or remove it first."
+        )
+    with as_file(files("kinitro") / "miner" / "template" / template.value) as modules:
+        write_policy_folder(folder, modules, title=folder.resolve().name, about=_ABOUT[template])
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_policy_folder(folder: Path, modules: Path, *, title: str, about: str) -> None:
+    """Writes a policy as its miner uploads it: the files of `modules` and what every policy folder has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    package = files("kinitro")
+    with as_file(package / "miner" / "template" / "common") as common:
+        for file in _plain_files(common):
+            shutil.copyfile(file, folder / file.name)
+    with as_file(package / "policy" / "server.py") as server:
+        shutil.copyfile(server, folder / "server.py")
+    for file in _plain_files(modules):
+        shutil.copyfile(file, folder / file.name)
+    readme = folder / "README.md"
+    readme.write_text(Template(readme.read_text()).substitute(title=title, about=about))
+
+
+def _plain_files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix != ".pyc")
