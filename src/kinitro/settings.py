@@ -1,5 +1,6 @@
 """Every setting, from flag, environment variable, `.env`, then default. A flag that was not given overrides nothing."""
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from kinitro.errors import ConfigurationError
 
 DEFAULT_FAMILIES = ("metaworld",)
+_IMAGES_EXAMPLE = '{"metaworld": "kinitro/metaworld:v1"}'
 
 
 def home_directory() -> Path:
@@ -26,6 +28,16 @@ def _split_words(value: object) -> object:
 
 
 Words = Annotated[list[str], NoDecode, BeforeValidator(_split_words)]
+
+
+def _images(value: object) -> object:
+    """Family to image, as a flag or a variable gives it: a JSON object."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error}); an example: {_IMAGES_EXAMPLE}") from None
 
 
 class ServiceSettings(BaseSettings):
@@ -110,6 +122,9 @@ class ExecutorSettings(ServiceSettings):
     max_concurrent: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     env_families: Words | None = None
     eval_mode: Literal["docker", "basilica", "process"] = "docker"
+    eval_images: Annotated[dict[str, str], NoDecode, BeforeValidator(_images)] = Field(default_factory=dict)
+    """Environment family to image, as JSON; families that are not named have `kinitro/FAMILY:v1`."""
+    eval_mem_limit: str = "8g"
     max_timesteps: int = Field(default=500, ge=1, le=100_000)
     action_timeout: float = Field(default=0.5, gt=0)
     eval_timeout: float = Field(default=300.0, gt=0)
@@ -118,6 +133,8 @@ class ExecutorSettings(ServiceSettings):
     miner_hf_token: SecretStr | None = None
     miner_deployment_ttl_seconds: float = Field(default=600.0, ge=0)
     miner_deployment_warmup_timeout: float = Field(default=300.0, gt=0)
+    miner_deployment_image: str = "kinitro/miner-runner:v1"
+    miner_deployment_gpu_count: int = Field(default=0, ge=0)
     miner_deployment_cpu: float = Field(default=1.0, gt=0)
     miner_deployment_memory: str = "4Gi"
     miner_deployment_capacity: int = Field(default=8, ge=1)

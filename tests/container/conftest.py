@@ -1,12 +1,21 @@
 """Everything here starts real containers; without an engine or the images it is skipped, and says so."""
 
+import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from kinitro.backends.docker import DockerBackend, DockerSettings
+from kinitro.deployments.snapshots import SnapshotStore
+from kinitro.executor import build_executor
+from kinitro.settings import ExecutorSettings
+
+from ..integration.executor.fake_api import FakeApi
+
+RunExecutor = Callable[..., AbstractAsyncContextManager[asyncio.Task[None]]]
 
 RUNNER = "kinitro/miner-runner:v1"
 METAWORLD = "kinitro/metaworld:v1"
@@ -61,3 +70,48 @@ async def backend(settings: DockerSettings) -> AsyncIterator[DockerBackend]:
 def nothing_is_left() -> Iterator[None]:
     yield
     assert left_over() == []
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[FakeApi]:
+    api = FakeApi()
+    api.lease_s = 30.0
+    await api.come()
+    yield api
+    await api.go()
+
+
+@pytest.fixture
+def store(state: Path, monkeypatch: pytest.MonkeyPatch) -> SnapshotStore:
+    """The snapshot cache of a KINITRO_HOME that is `state`."""
+    monkeypatch.setenv("KINITRO_HOME", str(state))
+    return SnapshotStore(state / "snapshots")
+
+
+@pytest.fixture
+def run_executor(api: FakeApi, store: SnapshotStore) -> RunExecutor:
+    """Runs an executor in this process for the length of a block; leaving it asks it to end, in order."""
+
+    @asynccontextmanager
+    async def run(**changes: object) -> AsyncIterator[asyncio.Task[None]]:
+        chosen = {
+            "api_url": api.url, "executor_id": "test", "eval_mode": "docker", "max_concurrent": 2, "batch_size": 8,
+            "poll_interval_seconds": 0.2, "miner_deployment_warmup_timeout": 20.0, "action_timeout": 5.0,
+            "eval_timeout": 60.0, "shutdown_grace_seconds": 5.0, "use_images": False, "max_timesteps": 200,
+            "miner_deployment_memory": "1g",
+        } | changes  # fmt: skip
+        async with build_executor(ExecutorSettings.load(**chosen)) as executor:
+            task = asyncio.create_task(executor.run())
+            try:
+                yield task
+            finally:
+                task.cancel()
+                await asyncio.wait({task})
+
+    return run
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 90.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - it looks at other processes
+            await asyncio.sleep(0.05)

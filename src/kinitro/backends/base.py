@@ -92,8 +92,8 @@ class Backend(Protocol):
         """Starts it and returns at once; readiness is the caller's to poll. `InfrastructureError` when it can't."""
         ...
 
-    async def connect(self, caller: Running, callee: Running) -> str:
-        """Lets `caller` call `callee`, and no other server that it was let call before. Returns the URL to call."""
+    async def connect(self, caller: Running, callee: Running) -> None:
+        """Lets `caller` call `callee.url`, and no other server that it was let call before."""
         ...
 
     async def close(self) -> None:

@@ -57,9 +57,8 @@ class ProcessBackend:
             raise
         return run
 
-    async def connect(self, caller: Running, callee: Running) -> str:  # noqa: ARG002 - everyone may call everyone here
-        """The callee's URL: nothing is shut off from anything."""
-        return callee.url
+    async def connect(self, caller: Running, callee: Running) -> None:
+        """Nothing to do: nothing is shut off from anything."""
 
     async def close(self) -> None:
         """Stops everything this backend started."""

@@ -104,6 +104,12 @@ def executor(
         EvalMode | None,
         typer.Option("--eval-mode", help="Where policies run. `process` has no isolation.", show_default="docker"),
     ] = None,
+    eval_images: Annotated[
+        str | None,
+        typer.Option(
+            "--eval-images", help="Images by family, as JSON.", show_default='{"metaworld": "kinitro/metaworld:v1"}'
+        ),
+    ] = None,
     max_concurrent: Annotated[
         int | None, typer.Option("--max-concurrent", help="Episodes at once.", show_default="the cores")
     ] = None,
@@ -116,6 +122,9 @@ def executor(
             "--miner-deployment-warmup-timeout", help="Seconds a policy has to get ready.", show_default="300"
         ),
     ] = None,
+    cleanup: Annotated[
+        bool, typer.Option("--cleanup", help="Only remove what executors that were killed left in Docker.")
+    ] = False,
     log_level: LogLevelFlag = LogLevel.INFO,
     log_format: LogFormatFlag = LogFormat.CONSOLE,
 ) -> None:
@@ -130,8 +139,20 @@ def executor(
         batch_size=batch_size,
         poll_interval_seconds=poll_interval,
         eval_mode=eval_mode.value if eval_mode else None,
+        eval_images=eval_images,
         max_concurrent=max_concurrent,
         env_families=env_families,
         miner_deployment_warmup_timeout=miner_deployment_warmup_timeout,
     )
+    if cleanup:
+        _clean_up(settings.miner_deployment_image)
+        return
     run_service(lambda: run(settings))
+
+
+def _clean_up(image: str) -> None:
+    from kinitro.backends.docker import DockerSettings, clean_up
+    from kinitro.settings import home_directory
+
+    removed = clean_up(DockerSettings(home_directory(), image))
+    typer.echo(f"Removed {removed} containers, networks and volumes." if removed else "Nothing was left.")

@@ -17,7 +17,7 @@ from typing import Self
 from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
 from kinitro.deployments.requirements import read_requirements
 from kinitro.deployments.snapshots import Snapshot, SnapshotStore
-from kinitro.errors import PolicyError
+from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.logs import get_logger
 from kinitro.policy.client import PolicyClient
 from kinitro.policy.messages import PolicyHealth
@@ -45,6 +45,7 @@ class DeploymentSettings:
     capacity: int = 4
     limits: Limits = field(default_factory=Limits)
     python: str = sys.executable
+    image: str | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ class DeploymentManager:
         entry = self._entries.get(_key(ref))
         if entry is None or entry.deployment is None:
             return entry
-        if await entry.deployment.running.exit_code() is None:
+        if await _is_alive(entry.deployment):
             # It may have been retired during the await.
             return self._entries.get(_key(ref))
         self._forget(entry)
@@ -272,6 +273,7 @@ class DeploymentManager:
             directory=snapshot.path,
             limits=self._settings.limits,
             labels={"repo": ref.repo, "revision": ref.revision},
+            image=self._settings.image,
         )
 
     async def _make_room(self) -> None:
@@ -364,6 +366,13 @@ async def until_ready(running: Running, timeout_s: float) -> PolicyHealth:
         code="not_ready",
         advice=_NOT_READY_ADVICE,
     )
+
+
+async def _is_alive(deployment: Deployment) -> bool:
+    try:
+        return await deployment.running.exit_code() is None
+    except InfrastructureError:  # it was ended from outside
+        return False
 
 
 def _key(ref: PolicyRef) -> Key:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,27 @@ from pathlib import Path
 from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
 from kinitro.environments.protocol import SECRET_VARIABLE
 from kinitro.environments.remote import RemoteEnvironmentServer
-from kinitro.errors import EnvironmentFault
+from kinitro.errors import EnvironmentFault, InfrastructureError
 
 _PASSED_ON = ("KINITRO_GL", "MUJOCO_GL", "PYOPENGL_PLATFORM", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 ENVIRONMENT_SERVER = (sys.executable, "-P", "-m", "kinitro.environments.server", "--host", "{host}", "--port", "{port}")
 """How an environment server of this installation is started."""
+
+
+@dataclass(frozen=True)
+class EnvironmentLaunch:
+    """How environment servers are started. `images` says what each family runs in, where the backend runs images.
+
+    `passed_on` are variables of ours that they get too; `digests` are the images' own, for the record.
+    """
+
+    command: Sequence[str] = ENVIRONMENT_SERVER
+    images: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+    passed_on: Sequence[str] = _PASSED_ON
+    memory_bytes: int | None = None
+
+
 _RECENT = 4  # as many simulators as an environment server keeps
 
 
@@ -28,6 +44,7 @@ class _Worker:
     running: Running
     server: RemoteEnvironmentServer
     recent: list[str] = field(default_factory=list)
+    policy: Running | None = None
 
     def used(self, env_id: str) -> None:
         self.recent = [*(kept for kept in self.recent if kept != env_id), env_id][-_RECENT:]
@@ -40,12 +57,12 @@ class EnvironmentWorkers:
         self,
         backend: Backend,
         capacity: int,
-        command: Sequence[str] = ENVIRONMENT_SERVER,
+        launch: EnvironmentLaunch | None = None,
         *,
         start_timeout_s: float = 60.0,
     ) -> None:
         self._backend = backend
-        self._command = tuple(command)
+        self._launch = launch or EnvironmentLaunch()
         self._start_timeout_s = start_timeout_s
         self._free = asyncio.Semaphore(capacity)
         self._capacity = capacity
@@ -59,16 +76,19 @@ class EnvironmentWorkers:
         await self.close()
 
     @asynccontextmanager
-    async def lease(self, env_id: str) -> AsyncIterator[RemoteEnvironmentServer]:
-        """A server for one episode of this environment; waits while all are busy.
+    async def lease(self, env_id: str, policy: Running | None = None) -> AsyncIterator[RemoteEnvironmentServer]:
+        """A server for one episode of this environment, able to call `policy`; waits while all are busy.
 
         One whose block ends by an exception is stopped, not reused. Raises `EnvironmentFault`
-        (`environment_start`) when none can be started.
+        (`environment_start`) when none can be started, `InfrastructureError` when it can't be put in touch.
         """
         async with self._free:
-            worker = await self._living_idle(env_id) or await self._start(env_id.partition("/")[0])
+            worker = await self._living_idle(env_id, policy) or await self._start(env_id.partition("/")[0])
             worker.used(env_id)
             try:
+                if policy is not None:
+                    await self._backend.connect(worker.running, policy)
+                    worker.policy = policy
                 yield worker.server
             except BaseException:
                 await asyncio.shield(self._end(worker))
@@ -80,13 +100,17 @@ class EnvironmentWorkers:
         await asyncio.gather(*(self._end(worker) for worker in list(self._workers)))
         self._idle.clear()
 
-    async def _living_idle(self, env_id: str) -> _Worker | None:
-        """An idle server of the family; best one that has this environment's simulator already."""
+    def image_digest(self, env_id: str) -> str | None:
+        """The image that the environment runs in; None where there are no images."""
+        return self._launch.digests.get(env_id.partition("/")[0])
+
+    async def _living_idle(self, env_id: str, policy: Running | None) -> _Worker | None:
+        """An idle server of the family; best one with this environment's simulator, then one in touch already."""
         family = env_id.partition("/")[0]
         while mine := [worker for worker in self._idle if worker.family == family]:
-            worker = max(mine, key=lambda worker: env_id in worker.recent)
+            worker = max(mine, key=lambda worker: (env_id in worker.recent, worker.policy is policy))
             self._idle.remove(worker)
-            if await worker.running.exit_code() is None:
+            if await _is_alive(worker):
                 return worker
             await self._end(worker)
         return None
@@ -107,14 +131,15 @@ class EnvironmentWorkers:
         return worker
 
     def _spec(self, family: str, secret: str) -> LaunchSpec:
-        passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        passed_on = {name: os.environ[name] for name in self._launch.passed_on if name in os.environ}
         return LaunchSpec(
             name=f"The environment server of {family}",
             role=Role.ENVIRONMENT,
-            command=self._command,
+            command=tuple(self._launch.command),
             directory=Path("/"),
             environment=passed_on | {SECRET_VARIABLE: secret},
-            limits=Limits(cpus=1.0),
+            limits=Limits(cpus=1.0, memory_bytes=self._launch.memory_bytes),
+            image=self._launch.images.get(family),
         )
 
     async def _until_ready(self, worker: _Worker) -> None:
@@ -147,3 +172,10 @@ class EnvironmentWorkers:
             self._workers.discard(worker)
             await worker.server.close()
             await worker.running.stop(0.5)
+
+
+async def _is_alive(worker: _Worker) -> bool:
+    try:
+        return await worker.running.exit_code() is None
+    except InfrastructureError:  # it was ended from outside
+        return False

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from uuid import uuid4
 
+from kinitro.backends.base import Running
 from kinitro.deployments import Deployment, DeploymentManager
 from kinitro.environments.protocol import EvaluateReply, EvaluateRequest
 from kinitro.environments.workers import EnvironmentWorkers
@@ -48,7 +49,7 @@ class EpisodeRunner:
         try:
             if task.miner_endpoint is not None:
                 on_deployed()
-                return _outcome(await self._evaluate(task, task.miner_endpoint), None)
+                return self._outcome(task, await self._evaluate(task, task.miner_endpoint), None)
             ref = PolicyRef(task.miner_repo, task.miner_revision)
             async with self._deployments.lease(ref, task.miner_uid) as deployment:
                 on_deployed()
@@ -64,7 +65,7 @@ class EpisodeRunner:
             return Outcome(_failed(f"{type(error).__name__}: {error}", ErrorKind.INFRASTRUCTURE), fault="unexpected")
 
     async def _on_deployment(self, task: TaskOut, deployment: Deployment) -> Outcome:
-        reply = await self._evaluate(task, deployment.url)
+        reply = await self._evaluate(task, deployment.url, deployment.running)
         if reply.error_kind is not None:
             await self._deployments.probe(deployment)
         if reply.error_kind is ErrorKind.INFRASTRUCTURE:
@@ -74,10 +75,10 @@ class EpisodeRunner:
         except PolicyError as error:
             # After the first healthy reply any exit is the policy's, whatever the episode saw of it.
             result = replace(reply.result(), success=False, score=0.0, error_kind=ErrorKind.POLICY, error=_clean(error))
-            return Outcome(replace(result, tree_digest=deployment.tree_digest))
-        return _outcome(reply, deployment)
+            return Outcome(self._marked(task, result, deployment))
+        return self._outcome(task, reply, deployment)
 
-    async def _evaluate(self, task: TaskOut, base_url: str) -> EvaluateReply:
+    async def _evaluate(self, task: TaskOut, base_url: str, policy: Running | None = None) -> EvaluateReply:
         settings = self._settings
         request = EvaluateRequest(
             task_id=str(uuid4()),
@@ -91,21 +92,25 @@ class EpisodeRunner:
             timeout=settings.timeout_s,
             model=task.miner_repo[:300],
         )
-        async with self._workers.lease(task.env_id) as server:
+        async with self._workers.lease(task.env_id, policy) as server:
             return await server.evaluate(request, settings.timeout_s + _GRACE_S)
+
+    def _outcome(self, task: TaskOut, reply: EvaluateReply, deployment: Deployment | None) -> Outcome:
+        result = self._marked(task, reply.result(), deployment)
+        if result.error is not None:
+            result = replace(result, error=_clean(result.error))
+        infrastructure = result.error_kind is ErrorKind.INFRASTRUCTURE
+        return Outcome(result, fault=(reply.extra.error_code or "environment") if infrastructure else None)
+
+    def _marked(self, task: TaskOut, result: EpisodeResult, deployment: Deployment | None) -> EpisodeResult:
+        """The result with what it ran from: the policy's files and the environment's image."""
+        tree_digest = deployment.tree_digest if deployment else None
+        return replace(result, tree_digest=tree_digest, image_digest=self._workers.image_digest(task.env_id))
 
 
 def submission(task: TaskOut, result: EpisodeResult) -> ResultIn:
     """The result under its task's lease, as the API takes it."""
     return ResultIn(task_uuid=task.task_uuid, lease_token=task.lease_token, **asdict(result))
-
-
-def _outcome(reply: EvaluateReply, deployment: Deployment | None) -> Outcome:
-    result = replace(reply.result(), tree_digest=deployment.tree_digest if deployment else None)
-    if result.error is not None:
-        result = replace(result, error=_clean(result.error))
-    infrastructure = result.error_kind is ErrorKind.INFRASTRUCTURE
-    return Outcome(result, fault=(reply.extra.error_code or "environment") if infrastructure else None)
 
 
 def _failed(error: object, kind: ErrorKind) -> EpisodeResult:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from kinitro.backends.base import Backend, LaunchSpec, Limits, Role
+from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
 from kinitro.deployments import SnapshotStore
 from kinitro.deployments.manager import until_ready
 from kinitro.environments.base import EnvironmentSpec
@@ -73,25 +73,25 @@ class SelfTest:
         try:
             await until_ready(running, _TIMEOUT_S)
             for env_id in self._env_ids:
-                await self._run_episode(env_id, running.url)
+                await self._run_episode(env_id, running)
         except PolicyError as error:
             raise EnvironmentFault(f"The self-test's own policy failed: {error}", code="selftest") from error
         finally:
             await running.stop(0.5)
 
-    async def _run_episode(self, env_id: str, url: str) -> None:
+    async def _run_episode(self, env_id: str, policy: Running) -> None:
         request = EvaluateRequest(
             task_id=str(uuid4()),
             seed=1,
             policy_seed=1,
-            base_url=url,
+            base_url=policy.url,
             env_id=env_id,
             max_timesteps=_STEPS,
             action_timeout=5.0,
             use_images=False,
             timeout=_TIMEOUT_S,
         )
-        async with self._workers.lease(env_id) as server:
+        async with self._workers.lease(env_id, policy) as server:
             reply = await server.evaluate(request, 2 * _TIMEOUT_S)
         if reply.error is not None:
             raise EnvironmentFault(f"The self-test failed in {env_id}: {reply.error}", code="selftest")

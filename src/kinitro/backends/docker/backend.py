@@ -91,12 +91,11 @@ class DockerBackend:
             raise
         return running
 
-    async def connect(self, caller: Running, callee: Running) -> str:
-        """Puts the caller on the callee's network, off any it was put on before. Returns the callee's URL."""
+    async def connect(self, caller: Running, callee: Running) -> None:
+        """Puts the caller on the callee's network, off any it was put on before."""
         if not isinstance(caller, DockerRun) or not isinstance(callee, DockerRun):
             raise TypeError("only containers of this backend can be connected")
         await caller.attach_to(callee)
-        return callee.url
 
     async def close(self) -> None:
         """Removes everything of this run: containers, networks, volumes, the firewall rule. Safe to call twice."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 PROBE = """
-import json, socket, sys, threading
+import json, socket, sys, threading, time
 
 TIMEOUT_S = 2.0
 reached = []
@@ -33,8 +33,9 @@ own = socket.create_server(("127.0.0.1", 0))
 tries.append(threading.Thread(target=connect, args=own.getsockname()[:2], daemon=True))
 for one in tries:
     one.start()
+end = time.monotonic() + TIMEOUT_S + 1.0
 for one in tries:
-    one.join(TIMEOUT_S + 3.0)
+    one.join(max(0.0, end - time.monotonic()))
 here = f"127.0.0.1:{own.getsockname()[1]}"
 print(json.dumps({"works": here in reached, "reached": [one for one in reached if one != here]}))
 """
@@ -64,7 +65,16 @@ def host_addresses(gateways: Iterable[str]) -> list[str]:
 def probe_command(addresses: Iterable[str], port: int) -> list[str]:
     """What to run in the container. Its last line of output is for `problems`."""
     targets = [(address, port) for address in addresses]
-    return ["python", "-I", "-c", PROBE, json.dumps([*targets, *_OUTSIDE]), json.dumps(_NAMES)]
+    return [
+        "env",
+        "RES_OPTIONS=timeout:1 attempts:2",
+        "python",
+        "-I",
+        "-c",
+        PROBE,
+        json.dumps([*targets, *_OUTSIDE]),
+        json.dumps(_NAMES),
+    ]
 
 
 def problems(output: str) -> list[str]:

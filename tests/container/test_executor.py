@@ -1,0 +1,32 @@
+import pytest
+
+from kinitro.demo.miners import MINERS, write_folder
+
+from .conftest import until
+
+ENVIRONMENTS = ("metaworld/reach-v3", "metaworld/drawer-close-v3")
+
+
+@pytest.mark.timeout(300)
+async def test_docker_mode_comes_to_the_same_verdicts_as_process_mode(api, store, run_executor, tmp_path) -> None:
+    tasks = {}
+    for uid, miner in enumerate(MINERS[:4]):
+        write_folder(miner, tmp_path / miner.name)
+        ref = store.add_local(tmp_path / miner.name, miner.repo)
+        for env_id in ENVIRONMENTS:
+            for mode in ("docker", "process"):
+                tasks[mode, uid, env_id] = (ref, env_id)
+    found = {}
+    for mode in ("docker", "process"):
+        ids = {
+            key: api.add(ref, 2, uid=key[1], env_id=env_id) for key, (ref, env_id) in tasks.items() if key[0] == mode
+        }
+        everything = {one for some in ids.values() for one in some}
+        async with run_executor(eval_mode=mode):
+            await until(lambda: everything <= set(api.results), 200)
+        found[mode] = {
+            key[1:]: [(api.results[one].success, api.results[one].trace_digest, api.results[one].error) for one in some]
+            for key, some in ids.items()
+        }
+    assert found["docker"] == found["process"]
+    assert any(success for some in found["docker"].values() for success, *_ in some)
