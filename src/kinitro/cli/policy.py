@@ -2,9 +2,17 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from kinitro.cli.common import JsonFlag, plain, print_json
+
+if TYPE_CHECKING:
+    from kinitro.miner.check import CheckPlan
+    from kinitro.miner.findings import Finding, Report
+
+_MARKS = {"good": "ok  ", "note": "note", "skipped": "skip", "fix": "FIX "}
 
 
 class TemplateName(StrEnum):
@@ -18,6 +26,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to the `miner` group."""
     app.command(epilog="Example: kinitro miner init my-policy")(init)
     app.command(epilog="Example: kinitro miner serve my-policy --port 9000")(serve)
+    app.command(epilog="Example: kinitro miner check my-policy --environments metaworld/reach-v3 --episodes 5")(check)
 
 
 def init(
@@ -48,3 +57,82 @@ def serve(
     from kinitro.miner.serve import serve_folder
 
     serve_folder(path, host, port)
+
+
+def check(
+    path: Annotated[Path, typer.Argument(help="The policy folder.", show_default=False)] = Path(),
+    episodes: Annotated[int, typer.Option("--episodes", min=0, help="Episodes in real environments.")] = 3,
+    environments: Annotated[
+        str | None,
+        typer.Option(
+            "--environments",
+            help="Comma-separated ids of those to try, in turn.",
+            show_default="those of a cycle",
+        ),
+    ] = None,
+    lock: Annotated[
+        bool, typer.Option("--lock", help="First write requirements.txt from requirements.in; needs uv or pip.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Say whether a policy is ready to be evaluated, or what to fix. Exit code 1 when there is something to fix.
+
+    The policy runs on this machine without isolation: check only what you trust.
+    """
+    from kinitro.miner.lock import lock_requirements
+
+    if lock:
+        locked = lock_requirements(path)
+        typer.echo(f"Wrote {locked.path}: {len(locked.requirements)} packages, resolved by {locked.tool}.", err=True)
+    report = run_check(path, check_plan(episodes, environments), quiet=json)
+    if json:
+        print_json({"ready": report.ready, **plain(report)})
+    if not report.ready:
+        raise typer.Exit(1)
+
+
+def check_plan(episodes: int, environments: str | None) -> "CheckPlan":
+    """What a check tries: by default the environments of a cycle."""
+    from kinitro.environments import registry
+    from kinitro.miner.check import CheckPlan
+    from kinitro.settings import MinerSettings
+
+    default = registry.select()
+    chosen = [registry.find(env_id.strip()) for env_id in environments.split(",")] if environments else default
+    return CheckPlan(chosen, episodes, len(default), MinerSettings.load())
+
+
+def run_check(path: Path, plan: "CheckPlan", *, quiet: bool = False) -> "Report":
+    """Checks a folder, printing each finding as it is made and the verdict at the end."""
+    import asyncio
+
+    from kinitro.logs import configure_logging
+    from kinitro.miner.check import check_policy
+
+    configure_logging("WARNING")
+    report = asyncio.run(check_policy(path, plan, (lambda _: None) if quiet else _print_finding))
+    if not quiet:
+        _print_verdict(report)
+    return report
+
+
+def _print_finding(finding: "Finding") -> None:
+    from kinitro.logs import mask
+
+    first, *rest = mask(finding.text).splitlines() or [""]
+    typer.echo(f"{_MARKS[finding.verdict.value]}  {finding.subject}: {first}")
+    for line in rest:
+        typer.echo(f"      {line}")
+
+
+def _print_verdict(report: "Report") -> None:
+    from kinitro.miner.findings import Verdict
+
+    to_fix, skipped = report.of(Verdict.FIX), report.of(Verdict.SKIPPED)
+    if to_fix:
+        typer.echo(f"Not ready. To fix: {', '.join(dict.fromkeys(finding.subject for finding in to_fix))}.")
+    elif skipped:
+        names = ", ".join(dict.fromkeys(finding.subject for finding in skipped))
+        typer.echo(f"Ready, as far as this machine can tell. Not checked: {names}.")
+    else:
+        typer.echo("Ready.")

@@ -34,7 +34,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from pydantic import SecretStr
 
 from kinitro.deployments.limits import HubLimits
-from kinitro.deployments.listing import ListedFile, Listing, check_listing, check_room, difference, matches
+from kinitro.deployments.listing import OWNER_FILE, ListedFile, Listing, check_listing, check_room, difference, matches
 from kinitro.deployments.threads import in_daemon_thread
 from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
@@ -44,8 +44,6 @@ T = TypeVar("T")
 # httpx2 is the SDK's own HTTP library; its transport errors come through untranslated.
 _FAILURES = (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError, XetDownloadError, HFValidationError)
 _CALL_TIMEOUT_S = 20.0
-OWNER_FILE = "kinitro.json"
-"""Says whose policy a repo is: `{"hotkey": "<ss58 address>"}` (contracts section 6)."""
 _OWNER_FILE_BYTES = 4096
 _OWNER_DEADLINE_S = 60.0
 _ADDRESS = re.compile(r"[1-9A-HJ-NP-Za-km-z]{40,64}")

@@ -12,6 +12,8 @@ from kinitro.deployments.snapshots import list_files
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 
+OWNER_FILE = "kinitro.json"
+"""Says whose policy a repo is: `{"hotkey": "<ss58 address>"}` (contracts section 6)."""
 _MAX_NAME_BYTES = 255
 
 
