@@ -44,6 +44,7 @@ _CLOSE_S = 5.0
 
 _NOT_REGISTERED = {"AccountNotAllowedCommit", "UidNotFound", "HotKeyNotRegisteredInSubNet"}
 _WAIT = {
+    "ExhaustsResources": "The chain's blocks are full.",
     "SpaceLimitExceeded": "This hotkey has used up its space for commitments in this epoch of the subnet.",
     "CommittingWeightsTooFast": "Weights were set too recently.",
     "SettingWeightsTooFast": "Weights were set too recently.",
@@ -53,16 +54,11 @@ _FORBIDDEN = {
     "NotEnoughStakeToSetWeights": "The hotkey has too little stake to set weights.",
     "StakeAmountTooLow": "The hotkey has too little stake to set weights.",
 }
-# The pool's own words for a write that left it without a verdict, by the name or message the SDK gives.
-_UNKNOWN_FATE = (
-    "connection lost",
-    "usurped",
-    "retracted",
-    "finalitytimeout",
-    "dropped",
-    "already imported",
-    "priority",
-)
+# A write that left the pool without a verdict, or that another of the same hotkey stands before.
+_UNKNOWN_FATE = {
+    *("Usurped", "Retracted", "FinalityTimeout", "Dropped", "Invalid"),
+    *("AlreadyImported", "PriorityTooLow", "Stale"),
+}
 
 
 class BittensorChain:
@@ -283,7 +279,6 @@ class BittensorChain:
         import bittensor as bt  # noqa: PLC0415 - optional and slow
 
         name = error.name or ""
-        said = f"{name} {error.message}".lower()
         if error.code in (bt.ErrorCode.NOT_REGISTERED, bt.ErrorCode.SUBNET_NOT_EXISTS) or name in _NOT_REGISTERED:
             return NotRegistered(
                 f"Hotkey {signer.ss58_address} is not registered on netuid {netuid} of {self._shown}.",
@@ -298,7 +293,7 @@ class BittensorChain:
                 f"{_FORBIDDEN[name]} Hotkey {signer.ss58_address}, netuid {netuid} of {self._shown}.",
                 advice="Permits go to the hotkeys with the most stake; see `btcli subnets metagraph`.",
             )
-        if not name and any(word in said for word in _UNKNOWN_FATE):
+        if name in _UNKNOWN_FATE or (not name and error.code is bt.ErrorCode.UNKNOWN):
             return self._ambiguous(_cause(error))
         return ChainRejected(f"{self._shown} refused the write: {name or error.code.value}: {_cause(error)}.")
 
