@@ -19,15 +19,8 @@ from urllib.parse import urlsplit
 
 from kinitro.chain.base import Neuron, Signer, Subnet, WeightsMode
 from kinitro.chain.commitment import MAX_COMMITMENT_BYTES
-from kinitro.errors import (
-    AmbiguousWrite,
-    ChainError,
-    ChainRejected,
-    ChainUnreachable,
-    ConfigurationError,
-    NotRegistered,
-    RateLimited,
-)
+from kinitro.chain.refusals import Write, refusal, unknown_fate
+from kinitro.errors import ChainError, ChainRejected, ChainUnreachable, ConfigurationError, NotRegistered
 
 if TYPE_CHECKING:
     import bittensor as bt
@@ -41,24 +34,6 @@ WRITE_DEADLINE_S = 120.0
 STALE_AFTER_S = 120.0
 """A node that finalizes no block for this long is no source of truth."""
 _CLOSE_S = 5.0
-
-_NOT_REGISTERED = {"AccountNotAllowedCommit", "UidNotFound", "HotKeyNotRegisteredInSubNet"}
-_WAIT = {
-    "ExhaustsResources": "The chain's blocks are full.",
-    "SpaceLimitExceeded": "This hotkey has used up its space for commitments in this epoch of the subnet.",
-    "CommittingWeightsTooFast": "Weights were set too recently.",
-    "SettingWeightsTooFast": "Weights were set too recently.",
-}
-_FORBIDDEN = {
-    "NeuronNoValidatorPermit": "The hotkey has no validator permit, so it can't set weights for others.",
-    "NotEnoughStakeToSetWeights": "The hotkey has too little stake to set weights.",
-    "StakeAmountTooLow": "The hotkey has too little stake to set weights.",
-}
-# A write that left the pool without a verdict, or that another of the same hotkey stands before.
-_UNKNOWN_FATE = {
-    *("Usurped", "Retracted", "FinalityTimeout", "Dropped", "Invalid"),
-    *("AlreadyImported", "PriorityTooLow", "Stale"),
-}
 
 
 class BittensorChain:
@@ -268,40 +243,12 @@ class BittensorChain:
     def _unwritten(self, error: Exception, netuid: int, signer: Signer) -> ChainError:
         import bittensor as bt  # noqa: PLC0415 - optional and slow
 
+        write = Write(self._shown, netuid, signer.ss58_address)
         if isinstance(error, bt.ChainError):
-            return self._refused(error, netuid, signer)
-        lost = (bt.RpcConnectionError, bt.ConnectionNotReady, OSError, EOFError)
-        if isinstance(error, lost):
-            return self._ambiguous(_cause(error))
+            return refusal(write, error.name or "", error.code.value, _cause(error))
+        if isinstance(error, (bt.RpcConnectionError, bt.ConnectionNotReady, OSError, EOFError)):
+            return unknown_fate(write, _cause(error))
         return ChainRejected(f"{self._shown} can't take this write: {_cause(error)}.")
-
-    def _refused(self, error: "bt.ChainError", netuid: int, signer: Signer) -> ChainError:
-        import bittensor as bt  # noqa: PLC0415 - optional and slow
-
-        name = error.name or ""
-        if error.code in (bt.ErrorCode.NOT_REGISTERED, bt.ErrorCode.SUBNET_NOT_EXISTS) or name in _NOT_REGISTERED:
-            return NotRegistered(
-                f"Hotkey {signer.ss58_address} is not registered on netuid {netuid} of {self._shown}.",
-                advice="Check --wallet-name, --hotkey-name, --netuid and --network; to register: "
-                f"`btcli subnets register --netuid {netuid}`.",
-            )
-        if name in _WAIT or error.code is bt.ErrorCode.RATE_LIMITED:
-            why = _WAIT.get(name, "The chain asks to wait.")
-            return RateLimited(f"{why} {self._shown} says: {_cause(error)}.", advice="Wait and try again.")
-        if name in _FORBIDDEN:
-            return ChainRejected(
-                f"{_FORBIDDEN[name]} Hotkey {signer.ss58_address}, netuid {netuid} of {self._shown}.",
-                advice="Permits go to the hotkeys with the most stake; see `btcli subnets metagraph`.",
-            )
-        if name in _UNKNOWN_FATE or (not name and error.code is bt.ErrorCode.UNKNOWN):
-            return self._ambiguous(_cause(error))
-        return ChainRejected(f"{self._shown} refused the write: {name or error.code.value}: {_cause(error)}.")
-
-    def _ambiguous(self, cause: str) -> AmbiguousWrite:
-        return AmbiguousWrite(
-            f"{self._shown} took the write but did not say what became of it: {cause}.",
-            advice="It may still land: look it up before you try again.",
-        )
 
 
 def read_hotkey(file: Path) -> Signer:
