@@ -126,8 +126,10 @@ class Lifecycle:
 
     async def run(self) -> None:
         """Runs cycle after cycle."""
+        genesis = await self._chain.genesis()
+        await self._report_chain(None)
         async with self._connection.begin():
-            await claim_ledger(self._connection, await self._chain.genesis(), self._settings.netuid)
+            await claim_ledger(self._connection, genesis, self._settings.netuid)
         while True:
             cycle = await self._resume() or await self._begin()
             if cycle is not None:
