@@ -31,7 +31,7 @@ def settings(**changes: object) -> SchedulerSettings:
     values: dict[str, object] = {
         "network": "dev",
         "netuid": NETUID,
-        "eval_interval_seconds": 0.0,
+        "eval_interval_seconds": 1.5,  # time to stop a scheduler before it plans the next cycle
         "episodes_per_env": 5,
         "environments": ENVIRONMENTS,
         "tick_seconds": 0.02,
