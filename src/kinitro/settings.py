@@ -122,6 +122,8 @@ class ExecutorSettings(ServiceSettings):
     miner_deployment_memory: str = "4Gi"
     miner_deployment_capacity: int = Field(default=8, ge=1)
     """Policy servers kept at once, in use or not; never fewer than `max_concurrent` needs."""
+    snapshot_cache_gb: float = Field(default=50.0, gt=0)
+    """Policies kept on disk; the least recently used make way."""
     shutdown_grace_seconds: float = Field(default=30.0, ge=0)
     """How long running episodes may go on after the request to end."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinitro.deployments.limits import GB, HubLimits
-from kinitro.deployments.snapshots import list_files
+from kinitro.deployments.trees import list_files
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 

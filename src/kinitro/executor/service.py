@@ -51,7 +51,9 @@ async def build_executor(
     async with AsyncExitStack() as stack:
         backend = await stack.enter_async_context(_backend(settings))
         client = await stack.enter_async_context(KinitroClient(settings.api_url, settings.api_key))
-        store = SnapshotStore(home_directory() / "snapshots", _hub(settings))
+        store = SnapshotStore(
+            home_directory() / "snapshots", _hub(settings), max_bytes=int(settings.snapshot_cache_gb * 10**9)
+        )
         deployments = await stack.enter_async_context(DeploymentManager(backend, store, _deployment_settings(settings)))
         workers = await stack.enter_async_context(
             EnvironmentWorkers(backend, settings.max_concurrent, environment_server)
