@@ -139,6 +139,8 @@ class ExecutorSettings(ServiceSettings):
     miner_deployment_memory: str = "4Gi"
     miner_deployment_capacity: int = Field(default=8, ge=1)
     """Policy servers kept at once, in use or not; never fewer than `max_concurrent` needs."""
+    snapshot_cache_gb: float = Field(default=50.0, gt=0)
+    """Policies kept on disk; the least recently used make way."""
     shutdown_grace_seconds: float = Field(default=30.0, ge=0)
     """How long running episodes may go on after the request to end."""
 
@@ -172,3 +174,16 @@ class BtcliSettings(ServiceSettings):
     wallet_hotkey: str = "default"
     wallet_path: Path | None = None
     network: str = "finney"
+
+
+class MinerSettings(ServiceSettings):
+    """`KINITRO_MINER_...`: what the evaluator that a miner aims at uses, where it is not the default."""
+
+    model_config = SettingsConfigDict(env_prefix="KINITRO_MINER_")
+
+    action_timeout: float = Field(default=0.5, gt=0)
+    warmup_timeout: float = Field(default=300.0, gt=0)
+    eval_timeout: float = Field(default=300.0, gt=0)
+    max_timesteps: int = Field(default=500, ge=1, le=100_000)
+    time_budget_seconds: float = Field(default=3600.0, gt=0)
+    episodes_per_env: int = Field(default=50, ge=1, le=10_000)

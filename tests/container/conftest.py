@@ -13,7 +13,7 @@ from kinitro.deployments.snapshots import SnapshotStore
 from kinitro.executor import build_executor
 from kinitro.settings import ExecutorSettings
 
-from ..integration.executor.fake_api import FakeApi
+from ..integration.executor.fake_api import FakeApi  # noqa: TID252 - one stand-in for all
 
 RunExecutor = Callable[..., AbstractAsyncContextManager[asyncio.Task[None]]]
 

@@ -23,7 +23,7 @@ async def test_docker_mode_comes_to_the_same_verdicts_as_process_mode(api, store
         }
         everything = {one for some in ids.values() for one in some}
         async with run_executor(eval_mode=mode):
-            await until(lambda: everything <= set(api.results), 200)
+            await until(lambda wanted=everything: wanted <= set(api.results), 200)
         found[mode] = {
             key[1:]: [(api.results[one].success, api.results[one].trace_digest, api.results[one].error) for one in some]
             for key, some in ids.items()

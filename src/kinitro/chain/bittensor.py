@@ -19,15 +19,8 @@ from urllib.parse import urlsplit
 
 from kinitro.chain.base import Neuron, Signer, Subnet, WeightsMode
 from kinitro.chain.commitment import MAX_COMMITMENT_BYTES
-from kinitro.errors import (
-    AmbiguousWrite,
-    ChainError,
-    ChainRejected,
-    ChainUnreachable,
-    ConfigurationError,
-    NotRegistered,
-    RateLimited,
-)
+from kinitro.chain.refusals import Write, refusal, unknown_fate
+from kinitro.errors import ChainError, ChainRejected, ChainUnreachable, ConfigurationError, NotRegistered
 
 if TYPE_CHECKING:
     import bittensor as bt
@@ -41,28 +34,6 @@ WRITE_DEADLINE_S = 120.0
 STALE_AFTER_S = 120.0
 """A node that finalizes no block for this long is no source of truth."""
 _CLOSE_S = 5.0
-
-_NOT_REGISTERED = {"AccountNotAllowedCommit", "UidNotFound", "HotKeyNotRegisteredInSubNet"}
-_WAIT = {
-    "SpaceLimitExceeded": "This hotkey has used up its space for commitments in this epoch of the subnet.",
-    "CommittingWeightsTooFast": "Weights were set too recently.",
-    "SettingWeightsTooFast": "Weights were set too recently.",
-}
-_FORBIDDEN = {
-    "NeuronNoValidatorPermit": "The hotkey has no validator permit, so it can't set weights for others.",
-    "NotEnoughStakeToSetWeights": "The hotkey has too little stake to set weights.",
-    "StakeAmountTooLow": "The hotkey has too little stake to set weights.",
-}
-# The pool's own words for a write that left it without a verdict, by the name or message the SDK gives.
-_UNKNOWN_FATE = (
-    "connection lost",
-    "usurped",
-    "retracted",
-    "finalitytimeout",
-    "dropped",
-    "already imported",
-    "priority",
-)
 
 
 class BittensorChain:
@@ -272,41 +243,12 @@ class BittensorChain:
     def _unwritten(self, error: Exception, netuid: int, signer: Signer) -> ChainError:
         import bittensor as bt  # noqa: PLC0415 - optional and slow
 
+        write = Write(self._shown, netuid, signer.ss58_address)
         if isinstance(error, bt.ChainError):
-            return self._refused(error, netuid, signer)
-        lost = (bt.RpcConnectionError, bt.ConnectionNotReady, OSError, EOFError)
-        if isinstance(error, lost):
-            return self._ambiguous(_cause(error))
+            return refusal(write, error.name or "", error.code.value, _cause(error))
+        if isinstance(error, (bt.RpcConnectionError, bt.ConnectionNotReady, OSError, EOFError)):
+            return unknown_fate(write, _cause(error))
         return ChainRejected(f"{self._shown} can't take this write: {_cause(error)}.")
-
-    def _refused(self, error: "bt.ChainError", netuid: int, signer: Signer) -> ChainError:
-        import bittensor as bt  # noqa: PLC0415 - optional and slow
-
-        name = error.name or ""
-        said = f"{name} {error.message}".lower()
-        if error.code in (bt.ErrorCode.NOT_REGISTERED, bt.ErrorCode.SUBNET_NOT_EXISTS) or name in _NOT_REGISTERED:
-            return NotRegistered(
-                f"Hotkey {signer.ss58_address} is not registered on netuid {netuid} of {self._shown}.",
-                advice="Check --wallet-name, --hotkey-name, --netuid and --network; to register: "
-                f"`btcli subnets register --netuid {netuid}`.",
-            )
-        if name in _WAIT or error.code is bt.ErrorCode.RATE_LIMITED:
-            why = _WAIT.get(name, "The chain asks to wait.")
-            return RateLimited(f"{why} {self._shown} says: {_cause(error)}.", advice="Wait and try again.")
-        if name in _FORBIDDEN:
-            return ChainRejected(
-                f"{_FORBIDDEN[name]} Hotkey {signer.ss58_address}, netuid {netuid} of {self._shown}.",
-                advice="Permits go to the hotkeys with the most stake; see `btcli subnets metagraph`.",
-            )
-        if not name and any(word in said for word in _UNKNOWN_FATE):
-            return self._ambiguous(_cause(error))
-        return ChainRejected(f"{self._shown} refused the write: {name or error.code.value}: {_cause(error)}.")
-
-    def _ambiguous(self, cause: str) -> AmbiguousWrite:
-        return AmbiguousWrite(
-            f"{self._shown} took the write but did not say what became of it: {cause}.",
-            advice="It may still land: look it up before you try again.",
-        )
 
 
 def read_hotkey(file: Path) -> Signer:

@@ -30,11 +30,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session, hf_raise_for_status
-from huggingface_hub.utils.tqdm import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 from pydantic import SecretStr
 
 from kinitro.deployments.limits import HubLimits
-from kinitro.deployments.listing import ListedFile, Listing, check_listing, check_room, difference, matches
+from kinitro.deployments.listing import OWNER_FILE, ListedFile, Listing, check_listing, check_room, difference, matches
 from kinitro.deployments.threads import in_daemon_thread
 from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
@@ -44,8 +44,6 @@ T = TypeVar("T")
 # httpx2 is the SDK's own HTTP library; its transport errors come through untranslated.
 _FAILURES = (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError, XetDownloadError, HFValidationError)
 _CALL_TIMEOUT_S = 20.0
-OWNER_FILE = "kinitro.json"
-"""Says whose policy a repo is: `{"hotkey": "<ss58 address>"}` (contracts section 6)."""
 _OWNER_FILE_BYTES = 4096
 _OWNER_DEADLINE_S = 60.0
 _ADDRESS = re.compile(r"[1-9A-HJ-NP-Za-km-z]{40,64}")
@@ -58,6 +56,7 @@ class HuggingFaceHub:
         self._token: str | bool = token.get_secret_value() if token and token.get_secret_value() else False
         self._limits = limits or HubLimits.from_environment()
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=self._token)
+        # An executor's log is no place for them; who publishes switches them on again.
         disable_progress_bars()
 
     async def fetch(self, ref: PolicyRef, destination: Path) -> None:
@@ -210,10 +209,9 @@ class HubPublisher:
         if not found:
             raise ConfigurationError("There is no token for the hub.", advice=_TOKEN_ADVICE)
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=found)
-
-    async def whoami(self) -> str:
-        """The user whose token it is."""
-        return str((await self._do("whoami", self._api.whoami))["name"])
+        self.reader = HuggingFaceHub(SecretStr(found))
+        """Reads with the same token: repos of its owner too that are private."""
+        enable_progress_bars()
 
     async def create(self, repo: str) -> None:
         """Makes the repo, private, unless it exists already; then its visibility stays as it is."""

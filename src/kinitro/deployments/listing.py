@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kinitro.deployments.limits import GB, HubLimits
-from kinitro.deployments.snapshots import list_files
+from kinitro.deployments.trees import list_files
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 
+OWNER_FILE = "kinitro.json"
+"""Says whose policy a repo is: `{"hotkey": "<ss58 address>"}` (contracts section 6)."""
 _MAX_NAME_BYTES = 255
 
 

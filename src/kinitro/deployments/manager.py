@@ -15,9 +15,15 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
+from kinitro.deployments.cache import Hold, Snapshot
 from kinitro.deployments.requirements import read_requirements
+<<<<<<< HEAD
 from kinitro.deployments.snapshots import Snapshot, SnapshotStore
 from kinitro.errors import InfrastructureError, PolicyError
+=======
+from kinitro.deployments.snapshots import Borrowed, SnapshotStore
+from kinitro.errors import PolicyError
+>>>>>>> main
 from kinitro.logs import get_logger
 from kinitro.policy.client import PolicyClient
 from kinitro.policy.messages import PolicyHealth
@@ -58,6 +64,8 @@ class Deployment:
     tree_digest: str
     health: PolicyHealth
     running: Running
+    files: Hold
+    """Keeps its files in the cache while it runs."""
 
 
 @dataclass(eq=False)
@@ -250,20 +258,24 @@ class DeploymentManager:
     async def _start(self, ref: PolicyRef, miner_uid: int) -> Deployment:
         await self._make_room()
         running: Running | None = None
+        borrowed: Borrowed | None = None
         try:
-            snapshot = await self._store.obtain(ref)
+            borrowed = await self._store.borrow(ref)
+            snapshot = borrowed.snapshot
             read_requirements(snapshot.path)  # refused where they are not even installed: one verdict everywhere
             running = await self._backend.launch(self._spec(ref, snapshot))
             health = await until_ready(running, self._settings.warmup_timeout_s)
         except BaseException:
             if running is not None:
                 await asyncio.shield(running.stop(0.0))
+            if borrowed is not None:
+                borrowed.hold.release()
             self._room.release()
             await self._notify()
             raise
         _log.info("miner_deployment_created", miner_uid=miner_uid, repo=ref.repo, url=running.url)
         await self._notify()
-        return Deployment(ref, running.url, running.identity, snapshot.tree_digest, health, running)
+        return Deployment(ref, running.url, running.identity, snapshot.tree_digest, health, running, borrowed.hold)
 
     def _spec(self, ref: PolicyRef, snapshot: Snapshot) -> LaunchSpec:
         return LaunchSpec(
@@ -307,6 +319,7 @@ class DeploymentManager:
         try:
             await entry.deployment.running.stop()
         finally:
+            entry.deployment.files.release()
             self._room.release()
             await self._notify()
 

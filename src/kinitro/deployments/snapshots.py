@@ -1,35 +1,30 @@
 """A local, content-checked cache of policy folders. What is in it can be started without the hub."""
 
 import asyncio
-import fcntl
-import hashlib
-import json
-import os
 import re
 import shutil
-import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from kinitro.deployments.cache import STAGING, Hold, Snapshot, hold, make_room, publish, whole
+from kinitro.deployments.trees import full_digest, list_files
 from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 
+DEFAULT_BYTES = 50 * 10**9
 _REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[0-9a-f]{40}")
-_NOT_DIGESTED = frozenset({"kinitro.json", "README.md"})
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", ".git", ".cache")
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A policy's files on this machine. `tree_digest` is that of the files as they are now."""
+class Borrowed:
+    """A snapshot in use; `hold` says until when."""
 
-    path: Path
-    tree_digest: str
+    snapshot: Snapshot
+    hold: Hold
 
 
 class SnapshotSource(Protocol):
@@ -51,12 +46,21 @@ class SnapshotStore:
     """Snapshots under `root/{owner}--{name}/{revision}/`, real files only.
 
     A folder appears there by one rename when it is complete, with its digests beside it. Digests are checked at every
-    use: a policy that changed its own files is fetched again.
+    use: a policy that changed its own files is fetched again. After each fetch, what was used least recently makes way
+    until all take at most `max_bytes`; what is borrowed never does.
     """
 
-    def __init__(self, root: Path, source: SnapshotSource | None = None) -> None:
+    def __init__(self, root: Path, source: SnapshotSource | None = None, *, max_bytes: int = DEFAULT_BYTES) -> None:
         self._root = root
         self._source = source
+        self._max_bytes = max_bytes
+
+    async def borrow(self, ref: PolicyRef) -> Borrowed:
+        """The snapshot, kept in place until it is released. Raises as `obtain`."""
+        while True:
+            snapshot = await self.obtain(ref)
+            if (held := await asyncio.to_thread(hold, snapshot.path)) is not None:
+                return Borrowed(snapshot, held)
 
     async def obtain(self, ref: PolicyRef) -> Snapshot:
         """The snapshot, from the cache when it is there.
@@ -67,7 +71,7 @@ class SnapshotStore:
         """
         path = self._path(ref)
         try:
-            if (snapshot := await asyncio.to_thread(_cached, path)) is not None:
+            if (snapshot := await asyncio.to_thread(whole, path)) is not None:
                 return snapshot
             return await self._fetch(ref, path)
         except OSError as error:
@@ -94,8 +98,8 @@ class SnapshotStore:
         try:
             list_files(folder)
             shutil.copytree(folder, staging, symlinks=True, dirs_exist_ok=True, ignore=_NOT_COPIED)
-            ref = PolicyRef(repo, _digest(staging, frozenset())[:40])
-            _publish(staging, self._path(ref))
+            ref = PolicyRef(repo, full_digest(staging)[:40])
+            publish(staging, self._path(ref))
         except PolicyError as error:
             raise ConfigurationError(f"The policy folder {folder} can't be used: {error}") from error
         finally:
@@ -112,13 +116,15 @@ class SnapshotStore:
         staging = await asyncio.to_thread(self._new_staging)
         try:
             await self._source.fetch(ref, staging)
-            return await asyncio.to_thread(_publish, staging, path)
+            snapshot = await asyncio.to_thread(publish, staging, path)
+            await asyncio.to_thread(make_room, self._root, self._max_bytes, path)
+            return snapshot
         finally:
             await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
 
     def _new_staging(self) -> Path:
         """A new folder on the cache's own file system, so that a rename can publish it."""
-        staging = self._root / ".staging"
+        staging = self._root / STAGING
         staging.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(dir=staging))
 
@@ -128,93 +134,3 @@ class SnapshotStore:
         if not _REVISION.fullmatch(ref.revision):
             raise PolicyError(f"{ref.revision!a} is not a full revision (40 digits).", code="snapshot_refused")
         return self._root / ref.repo.lower().replace("/", "--") / ref.revision
-
-
-def tree_digest(folder: Path) -> str:
-    """SHA-256 (64 hex digits) of a policy's files: sorted relative paths and contents, each with its length.
-
-    `kinitro.json` and `README.md` at the top do not count: two trees that differ only there are copies. Raises
-    `PolicyError` when the tree holds links or special files.
-    """
-    return _digest(folder, _NOT_DIGESTED)
-
-
-def list_files(folder: Path) -> dict[str, Path]:
-    """Every file by its relative path, sorted. `PolicyError` for a link or special file."""
-    return dict(sorted((path.relative_to(folder).as_posix(), path) for path in _walk(folder)))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    with os.scandir(folder) as scanned:
-        entries = list(scanned)
-    for entry in entries:
-        mode = entry.stat(follow_symlinks=False).st_mode
-        if stat.S_ISDIR(mode):
-            yield from _walk(Path(entry.path))
-        elif stat.S_ISREG(mode):
-            yield Path(entry.path)
-        else:
-            raise PolicyError(f"The snapshot holds {entry.name!a}, which is not a plain file.", code="snapshot_refused")
-
-
-def _digest(folder: Path, left_out: frozenset[str]) -> str:
-    total = hashlib.sha256()
-    for name, path in list_files(folder).items():
-        if name in left_out:
-            continue
-        encoded = os.fsencode(name)
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
-        total.update(len(encoded).to_bytes(8, "big") + encoded + path.stat().st_size.to_bytes(8, "big") + content)
-    return total.hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """What is known of a published folder, beside it on the disk."""
-
-    full_digest: str
-    tree_digest: str
-
-
-def _record_path(path: Path) -> Path:
-    return path.with_name(f"{path.name}.complete")
-
-
-def _cached(path: Path) -> Snapshot | None:
-    """The published folder if it is whole; what is not whole is removed."""
-    try:
-        record = _Record(**json.loads(_record_path(path).read_text()))
-        if _digest(path, frozenset()) == record.full_digest:
-            return Snapshot(path, record.tree_digest)
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, PolicyError):
-        pass
-    _record_path(path).unlink(missing_ok=True)
-    return None
-
-
-def _publish(staging: Path, path: Path) -> Snapshot:
-    for file in list_files(staging).values():
-        file.chmod(0o444)
-    record = _Record(_digest(staging, frozenset()), tree_digest(staging))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one(path.parent / ".lock"):
-        if (present := _cached(path)) is not None:  # another process was first
-            return present
-        shutil.rmtree(path, ignore_errors=True)
-        staging.chmod(0o755)
-        staging.rename(path)
-        marker = staging.with_name(f"{staging.name}.complete")
-        marker.write_text(json.dumps(asdict(record)))
-        marker.replace(_record_path(path))
-    return Snapshot(path, record.tree_digest)
-
-
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """One process at a time; the lock goes with its holder."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

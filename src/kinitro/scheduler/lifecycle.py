@@ -41,6 +41,7 @@ from kinitro.storage import (
     progress,
     record_owners,
     record_sightings,
+    replace_turned_away,
     seconds_since_last_start,
     set_notice,
     tree_digests,
@@ -125,8 +126,10 @@ class Lifecycle:
 
     async def run(self) -> None:
         """Runs cycle after cycle."""
+        genesis = await self._chain.genesis()
+        await self._report_chain(None)
         async with self._connection.begin():
-            await claim_ledger(self._connection, await self._chain.genesis(), self._settings.netuid)
+            await claim_ledger(self._connection, genesis, self._settings.netuid)
         while True:
             cycle = await self._resume() or await self._begin()
             if cycle is not None:
@@ -148,7 +151,7 @@ class Lifecycle:
         admission = await self._admit(discovery.readable)
         turned_away = (*discovery.rejected, *admission.turned_away)
         self._rejections.report(turned_away)
-        await self._say_if_hub_fails(admission)
+        await self._show(turned_away)
         if not admission.admitted:
             await self._say_no_miners(turned_away)
             await asyncio.sleep(min(self._settings.eval_interval_seconds, 30.0) or self._settings.tick_seconds)
@@ -164,6 +167,8 @@ class Lifecycle:
         if self._inspector is None:
             return ownership.Admission(readable, ())
         async with self._connection.begin():
+            # Before the hub is asked: waiting for it costs nobody a place, not even one who recommits meanwhile.
+            await record_sightings(self._connection, readable)
             known = await known_owners(self._connection)
         found = await ownership.inspect(self._inspector, ownership.unseen(readable, known))
         async with self._connection.begin():
@@ -184,12 +189,13 @@ class Lifecycle:
         async with self._connection.begin():
             await set_notice(self._connection, "miners", text)
 
-    async def _say_if_hub_fails(self, admission: ownership.Admission) -> None:
-        waiting = [miner for miner in admission.turned_away if miner.state is MinerState.QUEUED]
-        text = f"{len(waiting)} miners wait for the hub. {waiting[0].reason}" if waiting else None
+    async def _show(self, turned_away: tuple[MinerEntry, ...]) -> None:
+        waiting = [miner for miner in turned_away if miner.state is MinerState.QUEUED]
+        text = f"Waiting for the hub, for {len(waiting)} miners. {waiting[0].reason}" if waiting else None
         if text:
             log.warning("hub_trouble", reason=text)
         async with self._connection.begin():
+            await replace_turned_away(self._connection, turned_away)
             await set_notice(self._connection, "hub", text)
 
     async def plan(
@@ -201,7 +207,7 @@ class Lifecycle:
     ) -> OpenCycle:
         """Freezes a cycle: miners in line, environments, rule, and the salt whose hash is published now.
 
-        Everyone who is `readable` is remembered as seen, so that waiting for the hub costs nobody a place.
+        `turned_away` is listed, not evaluated; those of them that are `readable` are remembered as seen.
         """
         genesis = await self._chain.genesis()
         salt = secrets.token_bytes(32)

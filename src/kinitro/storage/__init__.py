@@ -1,5 +1,6 @@
 """PostgreSQL: the task pool and everything money depends on. Rows never leave this package."""
 
+from kinitro.storage.admission import known_owners, record_owners, replace_turned_away
 from kinitro.storage.cycles import (
     Closing,
     CyclePlan,
@@ -7,28 +8,23 @@ from kinitro.storage.cycles import (
     OpenCycle,
     PublishedWeights,
     ScoreRow,
-    Sighting,
-    Submission,
     add_active_time,
     claim_ledger,
     complete_cycle,
     completed_cycles,
     fail_cycle,
-    give_places,
     insert_plan,
     lock_running,
     mark_running,
     open_cycle,
-    record_sightings,
     replace_bits,
     seconds_since_last_start,
     set_notice,
-    tree_digests,
     try_leadership,
 )
 from kinitro.storage.database import Database, open_database
 from kinitro.storage.export import load_export
-from kinitro.storage.owners import known_owners, record_owners
+from kinitro.storage.line import Sighting, Submission, give_places, record_sightings, tree_digests
 from kinitro.storage.task_life import (
     CycleProgress,
     PlannedTask,
@@ -74,6 +70,7 @@ __all__ = [
     "record_owners",
     "record_sightings",
     "replace_bits",
+    "replace_turned_away",
     "seconds_since_last_start",
     "set_notice",
     "tree_digests",

@@ -22,28 +22,6 @@ _LEADER_LOCK = 0x6B696E69  # "kini"
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """A hotkey seen with a readable commitment."""
-
-    uid: int
-    hotkey: str
-    ref: PolicyRef
-    block: int
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A (hotkey, repo, revision) as remembered: when it was first seen, and its place once it has one."""
-
-    id: int
-    hotkey: str
-    ref: PolicyRef
-    first_seen_block: int
-    first_seen_uid: int
-    place: int | None
-
-
-@dataclass(frozen=True)
 class MinerEntry:
     """One committed hotkey of a cycle, evaluated or not. `ref` is None when its text is not readable."""
 
@@ -153,70 +131,6 @@ async def claim_ledger(connection: AsyncConnection, genesis: str, netuid: int) -
             f"{netuid} on {genesis}.",
             advice="Use another database (--database-url), or wipe this one with `kinitro db reset --force`.",
         )
-
-
-async def record_sightings(connection: AsyncConnection, sightings: Sequence[Sighting]) -> dict[str, Submission]:
-    """Remembers new (hotkey, repo, revision) at their first block; returns each hotkey's present submission.
-
-    A recommit of the same text moves its block on chain; the earliest block we saw stays.
-    """
-    if not sightings:
-        return {}
-    await connection.execute(
-        insert(t.submissions).on_conflict_do_nothing(constraint="uq_submissions_policy"),
-        [
-            {
-                "hotkey": seen.hotkey,
-                "repo": seen.ref.repo,
-                "repo_key": seen.ref.repo.lower(),
-                "revision": seen.ref.revision,
-                "first_seen_block": seen.block,
-                "first_seen_uid": seen.uid,
-            }
-            for seen in sightings
-        ],
-    )
-    wanted = {(seen.hotkey, seen.ref.repo.lower(), seen.ref.revision) for seen in sightings}
-    query = (
-        sa.select(t.submissions, t.places.c.place)
-        .outerjoin(t.places, t.places.c.submission_id == t.submissions.c.id)
-        .where(t.submissions.c.hotkey.in_([seen.hotkey for seen in sightings]))
-    )
-    return {
-        row.hotkey: Submission(
-            row.id,
-            row.hotkey,
-            PolicyRef(row.repo, row.revision),
-            row.first_seen_block,
-            row.first_seen_uid,
-            row.place,
-        )
-        for row in await connection.execute(query)
-        if (row.hotkey, row.repo_key, row.revision) in wanted
-    }
-
-
-async def tree_digests(connection: AsyncConnection) -> dict[tuple[str, str], str]:
-    """What executors found each (lower-case repo, revision) to hold."""
-    return {(row.repo_key, row.revision): row.tree_digest for row in await connection.execute(sa.select(t.snapshots))}
-
-
-async def give_places(connection: AsyncConnection, submission_ids: Sequence[int]) -> dict[int, int]:
-    """Gives the next serial numbers to submissions that have none, in the order given; returns all their places."""
-    known = {
-        row.submission_id: row.place
-        for row in await connection.execute(
-            sa.select(t.places).where(t.places.c.submission_id.in_(list(submission_ids)))
-        )
-    }
-    latest = await connection.scalar(sa.select(sa.func.coalesce(sa.func.max(t.places.c.place), 0))) or 0
-    fresh = [
-        {"place": latest + offset, "submission_id": submission_id}
-        for offset, submission_id in enumerate((i for i in submission_ids if i not in known), start=1)
-    ]
-    if fresh:
-        await connection.execute(sa.insert(t.places), fresh)
-    return known | {row["submission_id"]: row["place"] for row in fresh}
 
 
 async def insert_plan(connection: AsyncConnection, plan: CyclePlan) -> int:

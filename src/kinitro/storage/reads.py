@@ -69,16 +69,24 @@ async def load_status(connection: AsyncConnection) -> SystemStatus:
 
 
 async def list_miners(connection: AsyncConnection) -> list[MinerOut]:
-    """Every committed hotkey of the latest cycle, by uid.
+    """Every committed hotkey of the latest cycle, and whoever was turned away since, by uid.
 
     The success rate is the present submission's, in the last completed cycle that evaluated it. Until one has, a miner
     that takes part is `queued`.
     """
-    return [_miner(row) for row in await connection.execute(_miners().order_by(t.cycle_miners.c.uid))]
+    away = [_turned_away(row) for row in await connection.execute(sa.select(t.turned_away))]
+    uids, hotkeys = {miner.uid for miner in away}, {miner.hotkey for miner in away}
+    found = [_miner(row) for row in await connection.execute(_miners())]
+    kept = [miner for miner in found if miner.uid not in uids and miner.hotkey not in hotkeys]
+    return sorted(kept + away, key=lambda miner: miner.uid)
 
 
 async def load_miner(connection: AsyncConnection, hotkey: str) -> MinerOut | None:
-    """One committed hotkey of the latest cycle, or None when that cycle has no such hotkey."""
+    """One committed hotkey, as `list_miners` has it; None when there is no such hotkey."""
+    query = sa.select(t.turned_away).where(t.turned_away.c.hotkey == hotkey)
+    away = (await connection.execute(query)).one_or_none()
+    if away is not None:
+        return _turned_away(away)
     row = (await connection.execute(_miners().where(t.cycle_miners.c.hotkey == hotkey))).one_or_none()
     return None if row is None else _miner(row)
 
@@ -248,6 +256,20 @@ def _miner(row: sa.Row[Any]) -> MinerOut:  # Any: a row's columns are not typed
         repo=row.repo,
         revision=row.revision,
         place=row.place,
+    )
+
+
+def _turned_away(row: sa.Row[Any]) -> MinerOut:  # Any: a row's columns are not typed
+    return MinerOut(
+        uid=row.uid,
+        hotkey=row.hotkey,
+        last_evaluated_block=None,
+        avg_success_rate=None,
+        environments_evaluated=0,
+        state=MinerState(row.state),
+        reason=row.reason,
+        repo=row.repo,
+        revision=row.revision,
     )
 
 

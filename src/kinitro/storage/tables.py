@@ -72,6 +72,18 @@ owners = sa.Table(
     sa.Column("recorded_at", TIMESTAMP, nullable=False, server_default=NOW),
 )
 
+turned_away = sa.Table(
+    "turned_away",
+    metadata,
+    # Working state: who could not take part when the scheduler last looked at the chain, for /v1/miners.
+    sa.Column("uid", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("hotkey", sa.Text, nullable=False),
+    sa.Column("repo", sa.Text),
+    sa.Column("revision", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+)
+
 cycles = sa.Table(
     "cycles",
     metadata,

@@ -18,7 +18,7 @@ from kinitro.client import KinitroClient
 from kinitro.errors import ApiUnreachable
 from kinitro.schemas import ResultIn, RuleOut, TaskOut
 from kinitro.settings import ApiSettings
-from kinitro.storage import cycles
+from kinitro.storage import cycles, line
 from kinitro.storage.database import Database
 from kinitro.storage.task_pool import PlannedTask, TaskPool, create_tasks
 from kinitro.types import ErrorKind, MinerState, PolicyRef
@@ -65,9 +65,9 @@ class World:
             PolicyRef("bob/policy", "b" * 40),
             PolicyRef("carol/policy", "c" * 40),
         ]
-        sightings = [cycles.Sighting(uid, f"hotkey-{uid}", ref, 10 + uid) for uid, ref in enumerate(refs)]
-        known = await cycles.record_sightings(connection, sightings)
-        places = await cycles.give_places(connection, [known["hotkey-0"].id, known["hotkey-1"].id])
+        sightings = [line.Sighting(uid, f"hotkey-{uid}", ref, 10 + uid) for uid, ref in enumerate(refs)]
+        known = await line.record_sightings(connection, sightings)
+        places = await line.give_places(connection, [known["hotkey-0"].id, known["hotkey-1"].id])
         entries = [
             cycles.MinerEntry(
                 uid,

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -144,6 +145,31 @@ async def test_on_dev_the_hotkey_is_registered_and_the_command_says_so(kinitro) 
     assert done.out.startswith("Registered the hotkey on netuid 1 of the dev ledger: uid 0.\nCommitted user/policy")
     shown = await kinitro("show-commitment", "--network", "dev", "--wallet", "me")
     assert (shown.code, f"user/policy@{A}" in shown.out) == (0, True)
+
+
+async def test_an_encrypted_hotkey_asks_for_its_password_on_a_terminal(node: LocalNode, tmp_path: Path) -> None:
+    import bittensor
+
+    wallet = bittensor.Wallet("me", "default", path=str(tmp_path))
+    wallet.hotkey_file.set_keypair(key("//Charlie"), encrypt=True, overwrite=True, password="open sesame")
+    words = ["commit", "--repo", "user/policy", "--revision", A, "--dry-run", "--network", node.url]
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "kinitro", "miner", *words, "--wallet-name", "me", "--wallet-path", str(tmp_path)),
+        env={name: value for name, value in os.environ.items() if not name.startswith("BT_")},
+        stdin=theirs,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(theirs)
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        asked = await process.stderr.readuntil(b": ")
+        assert b"password" in asked
+        os.write(ours, b"open sesame\n")
+        out, _ = await process.communicate()
+    os.close(ours)
+    assert key("//Charlie").ss58_address in out.decode()
 
 
 async def test_without_a_wallet_every_commitment_is_listed_and_a_strangers_text_is_no_terminal_control(

@@ -31,7 +31,7 @@ def settings(**changes: object) -> SchedulerSettings:
     values: dict[str, object] = {
         "network": "dev",
         "netuid": NETUID,
-        "eval_interval_seconds": 0.0,
+        "eval_interval_seconds": 1.5,  # time to stop a scheduler before it plans the next cycle
         "episodes_per_env": 5,
         "environments": ENVIRONMENTS,
         "tick_seconds": 0.02,
@@ -394,12 +394,30 @@ async def test_a_hub_that_fails_keeps_a_miner_queued_with_its_place_in_line(data
     seen = await listed(database)
     assert (seen[first][0], seen[second][0]) == (MinerState.QUEUED, MinerState.EVALUATED)
     assert "slow down" in seen[first][1]
-    assert "1 miners wait for the hub" in await notice(database, "hub")
+    assert "Waiting for the hub, for 1 miners" in await notice(database, "hub")
     assert (await row(database, t.weights, cycle_id)).weights == {str(second): 1.0}
     hub.answers["a/first"] = address("first")
     await run_one_cycle(database, ledger, succeed, inspector=hub)
     assert (await listed(database))[first][0] is MinerState.EVALUATED
     assert await notice(database, "hub") is None
+
+
+async def test_a_hub_that_is_down_from_the_start_costs_nobody_a_place(database, ledger):
+    first, second = await commit(ledger, "first", "a/first"), await commit(ledger, "second", "b/second")
+    down = InfrastructureError("The hub is down.", code="hub_unreachable")
+    hub = Hub(a__first=down, b__second=down)
+    async with leading(database, ledger, inspector=hub) as lifecycle:
+        running = asyncio.create_task(lifecycle.run())
+        await until(database, sa.select(t.notices.c.text).where(t.notices.c.topic == "miners"))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert {state for state, _ in (await listed(database)).values()} == {MinerState.QUEUED}
+    await commit(ledger, "first", "a/first")  # its block on chain is now behind the other's
+    hub.answers = {"a/first": address("first"), "b/second": address("second")}
+    await run_one_cycle(database, ledger, succeed, inspector=hub)
+    async with database.begin() as connection:
+        export = await load_export(connection, 1)
+    assert {miner.uid: miner.place for miner in export.miners} == {first: 1, second: 2}
 
 
 async def test_a_repo_that_becomes_public_is_asked_for_again(database, ledger):
@@ -433,4 +451,5 @@ async def test_when_all_commitments_are_rejected_the_status_says_why(database, l
         await until(database, sa.select(t.notices.c.text).where(t.notices.c.topic == "miners"))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+    assert [state for state, _ in (await listed(database)).values()] == [MinerState.REJECTED]
     assert "1 can't take part. uid 0: The commitment can't be read" in await notice(database, "miners")

@@ -71,7 +71,7 @@ DRIP = [bytes([byte]) for byte in http_reply(RIGHT)]
         (replying(http_reply({"action": {"continuous": {"ee_twist": [0]}}})), "malformed_action"),
         (replying(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(RIGHT).encode(), close=True), None),
     ],
-    ids=str,
+    ids=lambda value: "" if callable(value) else str(value),
 )
 async def test_each_way_to_answer_badly_has_its_code(raw_policy, handler, code) -> None:
     error = await act(await raw_policy(handler))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kinitro.deployments.snapshots import SnapshotStore, tree_digest
+from kinitro.deployments.snapshots import SnapshotStore
+from kinitro.deployments.trees import tree_digest
 from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 

@@ -18,6 +18,8 @@ _SCRATCH_BYTES = 512 * 1024 * 1024
 _PROCESSES = 256
 _FILES = 4096
 _GONE = 137
+_POLICY_SHARES = 512
+_ENVIRONMENT_SHARES = 8192
 _NAME_SERVER = "127.0.0.1"
 """The container's own loopback, where nobody answers: names fail at once instead of after a wait."""
 _EVENTS_DELAY_S = 0.25
@@ -64,6 +66,8 @@ def hardened(spec: LaunchSpec, extra: Mapping[str, str], *, as_json: bool = Fals
         "restart_policy": {"Name": "no"},
         "dns": [_NAME_SERVER],
     }
+    # Under load environments go first: one that stands still can't tell a late policy from a late machine.
+    options["cpu_shares"] = _POLICY_SHARES if spec.role is Role.POLICY else _ENVIRONMENT_SHARES
     if limits.memory_bytes:
         options |= {"mem_limit": str(limits.memory_bytes), "memswap_limit": str(limits.memory_bytes)}
     if limits.cpus and spec.role is Role.POLICY:

@@ -1,0 +1,142 @@
+"""Whatever is killed, no task is lost, nothing counts against a policy that did nothing, and nothing is left."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kinitro.backends.docker import DockerBackend
+from kinitro.errors import ConfigurationError
+from kinitro.policy import server as policy_server
+from kinitro.types import ErrorKind, PolicyRef
+
+from .conftest import RUNNER, docker, left_over, until
+
+ENV_ID = "metaworld/reach-v3"
+SLOW = """
+import time
+
+class Policy:
+    needs_images = False
+
+    def reset(self, task, seed):
+        return None
+
+    def act(self, obs, state):
+        time.sleep(0.05)
+        return {"continuous": {"ee_twist": [0.0] * 6}}
+"""
+
+
+@pytest.fixture
+def slow_policy(tmp_path: Path, store) -> PolicyRef:
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    (folder / "policy.py").write_text(SLOW)
+    (folder / "server.py").write_text(Path(policy_server.__file__).read_text())
+    return store.add_local(folder, "tests/slow")
+
+
+@pytest.fixture
+def executor_process(api, state: Path) -> Callable:
+    @asynccontextmanager
+    async def run(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        variables = {"KINITRO_HOME": str(state), "KINITRO_EXECUTOR_MINER_DEPLOYMENT_MEMORY": "1g"}
+        variables |= {"KINITRO_EXECUTOR_SHUTDOWN_GRACE_SECONDS": "2"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "kinitro", "executor", "--api-url", api.url, "--poll-interval", "0.2", *arguments,
+            env=os.environ | variables, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+    return run
+
+
+def rules() -> str:
+    """The host's INPUT chain."""
+    script = "iptables -S INPUT; iptables-legacy -S INPUT"
+    return docker("run", "--rm", "--network", "host", "--cap-add", "NET_ADMIN", "-u", "0", RUNNER, "sh", "-c", script)
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def running_policy() -> list[str]:
+    return docker("ps", "-q", "--filter", "label=kinitro.role=policy").split()
+
+
+async def test_a_killed_executor_leaves_no_container_network_volume_or_rule(api, executor_process, slow_policy) -> None:
+    (task,) = api.add(slow_policy, env_id=ENV_ID)
+    async with executor_process() as process:
+        await until(lambda: task in api.started and running_policy())
+        assert "-i kn" in rules()
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+        await until(lambda: left_over() == [] and "-i kn" not in rules(), 30)
+
+
+async def test_what_is_left_when_everything_was_killed_goes_with_cleanup(api, executor_process, slow_policy) -> None:
+    (task,) = api.add(slow_policy, env_id=ENV_ID)
+    async with executor_process() as process:
+        await until(lambda: task in api.started and running_policy())
+        for pid in [*children(process.pid), process.pid]:
+            os.kill(pid, signal.SIGKILL)
+        await process.wait()
+    assert left_over()
+    assert "-i kn" in rules()
+    async with executor_process("--cleanup") as process:
+        said, _ = await process.communicate()
+        assert process.returncode == 0, said
+    assert b"Removed" in said
+    assert left_over() == []
+    assert "-i kn" not in rules()
+
+
+async def test_cleanup_spares_an_executor_that_lives(api, executor_process, slow_policy) -> None:
+    (task,) = api.add(slow_policy, env_id=ENV_ID)
+    async with executor_process() as process:
+        await until(lambda: task in api.started and running_policy())
+        before = set(left_over())
+        async with executor_process("--cleanup") as cleaner:
+            assert b"Nothing was left" in (await cleaner.communicate())[0]
+        assert before <= set(left_over())
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("role", ["policy", "environment"])
+async def test_a_container_killed_from_outside_is_nobodys_fault(api, run_executor, slow_policy, role) -> None:
+    (task,) = api.add(slow_policy, env_id=ENV_ID)
+    async with run_executor(max_timesteps=60):
+        await until(lambda: task in api.started and running_policy())
+        await asyncio.sleep(1.0)
+        docker("kill", *docker("ps", "-q", "--filter", f"label=kinitro.role={role}").split())
+        await until(lambda: task in api.results)
+        assert api.results[task].error_kind is ErrorKind.INFRASTRUCTURE, api.results[task].error
+        await until(lambda: api.results[task].error is None)
+
+
+async def test_policies_are_refused_where_a_container_reaches_this_host(settings) -> None:
+    with pytest.raises(ConfigurationError, match=r"would not be isolated .* the probe reached"):
+        async with DockerBackend(replace(settings, isolate=False)):
+            pass
+
+
+async def test_a_missing_image_is_told_at_the_start_with_how_to_build_it(run_executor) -> None:
+    with pytest.raises(ConfigurationError, match="Failed to pull image") as refused:
+        async with run_executor(eval_images='{"metaworld": "kinitro/no-such:v9"}'):
+            pass
+    assert "kinitro env build metaworld --tag kinitro/no-such:v9" in str(refused.value)
