@@ -43,7 +43,7 @@ self.end_headers()
 # Servers of their own that misbehave in how they answer /act.
 ANSWERS = {
     "huge body": ("head(10**9)\nwhile True: self.wfile.write(bytes(2**20))", "/act"),
-    "slow drip": ("head(10**6)\nfor _ in range(999): self.wfile.write(b'x'); self.wfile.flush(); time.sleep(0.1)", "/act"),
+    "slow drip": ("head(10**6)\nfor _ in range(99): self.wfile.write(b'x'); self.wfile.flush(); time.sleep(1)", "/act"),
     "redirect": (REDIRECT, "redirects"),
     "malformed": ("head(4); self.wfile.write(b'\\xc1\\xff\\x00\\x01')", "/act"),
     "deep json": ("head(200_000); self.wfile.write(b'[' * 100_000 + b']' * 100_000)", "/act"),

@@ -49,6 +49,8 @@ class LaunchSpec:
     limits: Limits = field(default_factory=Limits)
     network: NetworkAccess = NetworkAccess.NONE
     labels: Mapping[str, str] = field(default_factory=dict)
+    requirements: tuple[str, ...] = ()
+    """Python packages it needs, `name==version --hash=sha256:...`; left out where none can be installed."""
     image: str | None = None
     """What it runs in, where a backend runs images; None is the backend's own choice."""
 

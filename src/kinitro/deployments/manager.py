@@ -9,21 +9,16 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
 from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
 from kinitro.deployments.cache import Hold, Snapshot
-from kinitro.deployments.requirements import read_requirements
-<<<<<<< HEAD
-from kinitro.deployments.snapshots import Snapshot, SnapshotStore
-from kinitro.errors import InfrastructureError, PolicyError
-=======
+from kinitro.deployments.requirements import Requirement, read_requirements
 from kinitro.deployments.snapshots import Borrowed, SnapshotStore
-from kinitro.errors import PolicyError
->>>>>>> main
+from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.logs import get_logger
 from kinitro.policy.client import PolicyClient
 from kinitro.policy.messages import PolicyHealth
@@ -262,8 +257,8 @@ class DeploymentManager:
         try:
             borrowed = await self._store.borrow(ref)
             snapshot = borrowed.snapshot
-            read_requirements(snapshot.path)  # refused where they are not even installed: one verdict everywhere
-            running = await self._backend.launch(self._spec(ref, snapshot))
+            requirements = read_requirements(snapshot.path)  # refused where they are not installed too: one verdict
+            running = await self._backend.launch(self._spec(ref, snapshot, requirements))
             health = await until_ready(running, self._settings.warmup_timeout_s)
         except BaseException:
             if running is not None:
@@ -277,7 +272,7 @@ class DeploymentManager:
         await self._notify()
         return Deployment(ref, running.url, running.identity, snapshot.tree_digest, health, running, borrowed.hold)
 
-    def _spec(self, ref: PolicyRef, snapshot: Snapshot) -> LaunchSpec:
+    def _spec(self, ref: PolicyRef, snapshot: Snapshot, requirements: Sequence[Requirement]) -> LaunchSpec:
         return LaunchSpec(
             name=f"The policy {ref.repo}",
             role=Role.POLICY,
@@ -285,6 +280,7 @@ class DeploymentManager:
             directory=snapshot.path,
             limits=self._settings.limits,
             labels={"repo": ref.repo, "revision": ref.revision},
+            requirements=tuple(one.line for one in requirements),
             image=self._settings.image,
         )
 

@@ -37,6 +37,11 @@ class Requirement:
         """The name as package indexes compare it."""
         return canonical_name(self.name)
 
+    @property
+    def line(self) -> str:
+        """As pip takes it."""
+        return " ".join([f"{self.name}=={self.version}", *(f"--hash=sha256:{digest}" for digest in self.hashes)])
+
 
 def canonical_name(name: str) -> str:
     """A package's name as indexes compare it: lower case, each run of `-_.` one `-`."""

@@ -50,17 +50,12 @@ async def build_executor(
         stage = await stack.enter_async_context(open_stage(settings, environments, environment_server))
         backend = stage.backend
         client = await stack.enter_async_context(KinitroClient(settings.api_url, settings.api_key))
-<<<<<<< HEAD
-        store = SnapshotStore(home_directory() / "snapshots", _hub(settings))
-        deployments = await stack.enter_async_context(
-            DeploymentManager(backend, store, _deployment_settings(settings, stage))
-        )
-=======
         store = SnapshotStore(
             home_directory() / "snapshots", _hub(settings), max_bytes=int(settings.snapshot_cache_gb * 10**9)
         )
-        deployments = await stack.enter_async_context(DeploymentManager(backend, store, _deployment_settings(settings)))
->>>>>>> main
+        deployments = await stack.enter_async_context(
+            DeploymentManager(backend, store, _deployment_settings(settings, stage))
+        )
         workers = await stack.enter_async_context(
             EnvironmentWorkers(backend, settings.max_concurrent, stage.environments)
         )

@@ -17,7 +17,7 @@ from kinitro.deployments.manager import until_ready
 from kinitro.deployments.requirements import read_requirements
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.environments.protocol import EvaluateReply, EvaluateRequest
-from kinitro.environments.workers import ENVIRONMENT_SERVER, EnvironmentWorkers
+from kinitro.environments.workers import ENVIRONMENT_SERVER, EnvironmentLaunch, EnvironmentWorkers
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.miner.files import check_files, stage
 from kinitro.miner.findings import Finding, Report, Verdict
@@ -93,7 +93,7 @@ class _Check:
     async def _evaluate(self, backend: Backend, url: str) -> None:
         """Real episodes, as an executor runs them."""
         replies: list[EvaluateReply] = []
-        async with EnvironmentWorkers(backend, 1, self._plan.environment_server) as workers:
+        async with EnvironmentWorkers(backend, 1, EnvironmentLaunch(self._plan.environment_server)) as workers:
             for number in range(self._plan.episodes):
                 spec = self._plan.environments[number % len(self._plan.environments)]
                 try:

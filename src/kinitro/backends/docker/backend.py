@@ -17,6 +17,7 @@ from kinitro.backends.base import LaunchSpec, Role, Running
 from kinitro.backends.docker import firewall, isolation
 from kinitro.backends.docker.affinetes_host import AffinetesHost
 from kinitro.backends.docker.container import DockerRun, Place, hardened
+from kinitro.backends.docker.dependencies import FOLDER, Installer
 from kinitro.backends.docker.engine import Engine
 from kinitro.backends.docker.settings import HOME_LABEL, ROLE_LABEL, RUN_LABEL, DockerSettings, bridge_prefix
 from kinitro.backends.docker.sweep import begin_run, sweep
@@ -163,12 +164,14 @@ class DockerBackend:
         volume = f"{name}-files" if spec.role is Role.POLICY else None
         return Place(name, network, subnet, volume, spec.name)
 
-    async def _make_network(self, role: str) -> tuple[str, Any, IPv4Network]:  # Any: the SDK's network
+    async def _make_network(
+        self, role: str, *, internal: bool = True
+    ) -> tuple[str, Any, IPv4Network]:  # Any: the SDK's network
         number = next(self._numbers)
         name, bridge = f"kinitro-{self._run.name}-{number}", f"{bridge_prefix(self._run.name)}{number:x}"
         engine, labels = self._engine, self._labels(role)
         for subnet in itertools.islice(self._subnets, _SUBNET_TRIES):
-            make = functools.partial(engine.create_network, name, bridge, subnet, labels)
+            make = functools.partial(engine.create_network, name, bridge, subnet, labels, internal=internal)
             network = await engine.do(f"The network {name}", make)
             if network is not None:
                 return name, network, subnet
@@ -178,10 +181,26 @@ class DockerBackend:
             advice="Remove unused networks: docker network prune.",
         )
 
+    async def _install(self, spec: LaunchSpec, image: str) -> str | None:
+        """The volume with the policy's packages; None when it asks for none."""
+        if not spec.requirements:
+            return None
+        engine = self._engine
+        name, network, _ = await self._make_network("install", internal=False)
+        installer = Installer(engine, self._settings, image, self._labels("install"), name)
+        try:
+            return await engine.do(f"The packages of {spec.name}", lambda: installer.obtain(spec.requirements))
+        finally:
+            await asyncio.shield(engine.do(name, lambda: engine.remove_network(network.id)))
+
     async def _start_policy(self, spec: LaunchSpec, running: DockerRun) -> None:
         engine, place, image = self._engine, running.place, spec.image or self._settings.image
+        packages = await self._install(spec, image)
         labels = self._labels(spec.role) | dict(spec.labels)
         volume = str(place.volume)
+        volumes = {volume: {"bind": "/policy", "mode": "ro"}}
+        if packages is not None:
+            volumes[packages] = {"bind": FOLDER, "mode": "ro"}
 
         def start() -> None:
             engine.make_volume(volume, spec.directory, image, labels)
@@ -193,8 +212,8 @@ class DockerBackend:
                 network=place.name,
                 networking_config={place.name: engine.client.api.create_endpoint_config(ipv4_address=place.address)},
                 working_dir="/policy",
-                volumes={volume: {"bind": "/policy", "mode": "ro"}},
-                **hardened(spec, {}),
+                volumes=volumes,
+                **hardened(spec, {"PYTHONPATH": FOLDER} if packages is not None else {}),
             )
             container.start()
 

@@ -74,8 +74,10 @@ class Engine:
 
     # Networks
 
-    def create_network(self, name: str, bridge: str, subnet: IPv4Network, labels: Mapping[str, str]) -> Any:
-        """An internal bridge network, or None when the subnet is taken on this machine.
+    def create_network(
+        self, name: str, bridge: str, subnet: IPv4Network, labels: Mapping[str, str], *, internal: bool = True
+    ) -> Any:
+        """A bridge network, without a way out if internal, or None when the subnet is taken on this machine.
 
         Addresses of the upper half are given out by the engine, those of the lower half by us alone: an address that
         we gave to one container never goes to another.
@@ -89,7 +91,7 @@ class Engine:
             return self.client.networks.create(
                 name,
                 driver="bridge",
-                internal=True,
+                internal=internal,
                 ipam=IPAMConfig(pool_configs=[pool]),
                 options={"com.docker.network.bridge.name": bridge},
                 labels=dict(labels),

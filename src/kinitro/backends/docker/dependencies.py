@@ -1,0 +1,173 @@
+"""Installs what a policy asks for, in a container that has a network and nothing of anybody's: no secret, no policy.
+
+Only wheels with the hashes that were committed are installed, so nothing of the miner's runs there. What comes of it
+is a volume, kept by the digest of image and requirements, that policies get read-only.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinitro.backends.base import LaunchSpec, Limits, Role
+from kinitro.backends.docker.container import hardened
+from kinitro.backends.docker.engine import Engine
+from kinitro.backends.docker.settings import HOME_LABEL, DockerSettings
+from kinitro.errors import InfrastructureError, PolicyError
+
+FOLDER = "/deps"
+MAX_BYTES = 6 * 2**30
+TIMEOUT_S = 240.0
+_KEPT = 20
+_LOOK_S = 1.0
+_LAST_LINES = 8
+_NO_NETWORK = re.compile(
+    r"NewConnectionError|Temporary failure in name resolution|ReadTimeout|ConnectTimeout|Connection (?:reset|refused)|"
+    r"SSLError|HTTP error 5\d\d|No space left"
+)
+_PIP = (
+    "pip install --no-cache-dir --no-input --disable-pip-version-check --no-deps --no-compile --only-binary :all: "
+    f"--require-hashes --target {FOLDER} -r /dev/stdin <<'END'\n"
+)
+
+
+@dataclass(frozen=True)
+class Installer:
+    """One container's worth of installing. `network` is one with a way out, off this host like all of ours."""
+
+    engine: Engine
+    settings: DockerSettings
+    image: str
+    labels: Mapping[str, str]
+    network: str
+
+    def obtain(self, requirements: Sequence[str]) -> str:
+        """The name of the volume with these packages; installs them when it is not kept. Blocks.
+
+        Raises:
+            PolicyError: `requirements_failed`, no such wheel, another hash, too big or too slow.
+            InfrastructureError: `requirements_network`, the package index can't be reached.
+        """
+        digest = hashlib.sha256("\n".join([self.image, *sorted(requirements)]).encode()).hexdigest()[:32]
+        volume = f"kinitro-deps-{self.settings.home}-{digest}"
+        records = self.settings.state / "docker-deps"
+        with _locked(records / f"{digest}.lock"):
+            record = records / f"{digest}.complete"
+            if not record.exists() or not self._has(volume):
+                self._install(volume, requirements)
+            record.touch()
+        self._forget_oldest(records)
+        return volume
+
+    def _has(self, volume: str) -> bool:
+        from docker.errors import NotFound  # noqa: PLC0415
+
+        with contextlib.suppress(NotFound):
+            self.engine.client.volumes.get(volume)
+            return True
+        return False
+
+    def _install(self, volume: str, requirements: Sequence[str]) -> None:
+        self._remove(volume)
+        # No label of the run: it outlives it.
+        self.engine.client.volumes.create(volume, labels={HOME_LABEL: self.settings.home})
+        container = self._container(volume, requirements)
+        try:
+            container.start()
+            _watch(container)
+            _raise_unless_installed(container)
+        except BaseException:
+            container.remove(force=True)
+            self._remove(volume)
+            raise
+        container.remove(force=True)
+
+    def _container(self, volume: str, requirements: Sequence[str]) -> Any:  # the SDK's
+        spec = LaunchSpec("pip", Role.ENVIRONMENT, (), Path("/"), limits=Limits(memory_bytes=2 * 2**30, cpus=1.0))
+        options = hardened(spec, {}) | {"dns": None, "tmpfs": {"/tmp": "size=4g,mode=1777"}}  # noqa: S108
+        return self.engine.client.containers.create(
+            self.image,
+            command=["sh", "-c", _PIP + "\n".join(requirements) + "\nEND"],
+            labels=dict(self.labels),
+            network=self.network,
+            volumes={volume: {"bind": FOLDER, "mode": "rw"}},
+            working_dir=FOLDER,
+            **options,
+        )
+
+    def _forget_oldest(self, records: Path) -> None:
+        newest_first = sorted(records.glob("*.complete"), key=lambda path: path.stat().st_mtime, reverse=True)
+        for record in newest_first[_KEPT:]:
+            if self._remove(f"kinitro-deps-{self.settings.home}-{record.stem}"):
+                record.unlink(missing_ok=True)
+
+    def _remove(self, volume: str) -> bool:
+        from docker.errors import APIError, NotFound  # noqa: PLC0415
+
+        try:
+            self.engine.client.volumes.get(volume).remove(force=True)
+        except NotFound:
+            return True
+        except APIError:  # a policy uses it
+            return False
+        return True
+
+
+def _watch(container: Any) -> None:  # the SDK's
+    """Waits for the end; ends it by `PolicyError` when it takes too long or grows too big."""
+    end = time.monotonic() + TIMEOUT_S
+    while True:
+        time.sleep(_LOOK_S)
+        container.reload()
+        if container.status != "running":
+            return
+        if time.monotonic() > end:
+            raise _refusal(f"installing them takes more than {TIMEOUT_S:g} s")
+        if _size(container) > MAX_BYTES:
+            raise _refusal(f"they take more than {MAX_BYTES / 2**30:g} GiB")
+
+
+def _size(container: Any) -> int:  # the SDK's
+    from docker.errors import APIError  # noqa: PLC0415
+
+    with contextlib.suppress(APIError, ValueError, IndexError):  # it may have ended
+        return int(container.exec_run(["du", "-sb", FOLDER]).output.split()[0])
+    return 0
+
+
+def _raise_unless_installed(container: Any) -> None:  # the SDK's
+    if int(container.wait()["StatusCode"]) != 0:
+        raise _failure(container.logs(tail=60).decode(errors="replace"))
+
+
+def _failure(output: str) -> PolicyError | InfrastructureError:
+    last = "\n".join(output.strip().splitlines()[-_LAST_LINES:])
+    if _NO_NETWORK.search(output):
+        return InfrastructureError(
+            f"The package index can't be reached from a container:\n{last}",
+            code="requirements_network",
+            advice="Try `docker run --rm python:3.11-slim-bookworm pip download numpy` on this machine.",
+        )
+    return _refusal(f"pip can't install them:\n{last}")
+
+
+def _refusal(problem: str) -> PolicyError:
+    return PolicyError(
+        f"requirements.txt: {problem}",
+        code="requirements_failed",
+        advice="Only wheels for Python 3.11 on x86-64 Linux are taken: `kinitro miner check PATH --lock` finds them.",
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One installation of the same at a time, whichever executor asks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

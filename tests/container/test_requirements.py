@@ -1,0 +1,58 @@
+"""A policy's own packages: installed from hashed wheels while there is a network and none of its code, or refused."""
+
+import pytest
+
+from kinitro.backends.base import LaunchSpec, Limits, Role
+from kinitro.errors import PolicyError
+from kinitro.testing.backend_suite import until_answering
+
+from .conftest import docker
+
+IDNA = "idna==3.10 --hash=sha256:946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3"
+WRONG = "idna==3.10 --hash=sha256:" + "0" * 64
+SOURCE_ONLY = "docopt==0.6.2 --hash=sha256:49b3a825280bd66b3aa83585ef59c4a8c82f2c8a522dbe754a8bc8d08c85c491"
+SERVER = """
+import http.server, json, sys
+import idna
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+        self.wfile.write(json.dumps({"idna": idna.__version__, "file": idna.__file__}).encode())
+http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    folder = tmp_path / "policy"
+    folder.mkdir()
+    (folder / "server.py").write_text(SERVER)
+    command = ("python", "server.py", "{host}", "{port}")
+    return lambda *lines: LaunchSpec(
+        "The policy", Role.POLICY, command, folder, limits=Limits(memory_bytes=2**30, cpus=1.0), requirements=lines
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_packages_are_left(settings):
+    yield
+    for volume in docker("volume", "ls", "-q", "--filter", f"name=kinitro-deps-{settings.home}").split():
+        docker("volume", "rm", volume)
+
+
+async def test_packages_with_hashes_are_there_and_are_installed_once(backend, spec) -> None:
+    first = await backend.launch(spec(IDNA))
+    answer = await until_answering(first)
+    assert (answer["idna"], answer["file"]) == ("3.10", "/deps/idna/__init__.py")
+    before = docker("volume", "ls", "-q")
+    await until_answering(await backend.launch(spec(IDNA)))
+    assert [one for one in docker("volume", "ls", "-q").split() if "deps" in one] == [
+        one for one in before.split() if "deps" in one
+    ]
+
+
+@pytest.mark.parametrize("line", [WRONG, SOURCE_ONLY, "no-such-package-of-kinitro==1.0 --hash=sha256:" + "1" * 64])
+async def test_what_can_not_be_installed_as_committed_is_the_policys_fault(backend, spec, line) -> None:
+    with pytest.raises(PolicyError, match="pip can't install them") as refused:
+        await backend.launch(spec(line))
+    assert refused.value.code == "requirements_failed"
