@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READ_DEADLINE_S = 60.0
-"""For one call, connecting included: a subnet of 256 miners takes some twenty round trips."""
+"""For one call, connecting included: a subnet of 256 miners takes some fourteen round trips."""
 WRITE_DEADLINE_S = 120.0
 """For a write to get into a block."""
 STALE_AFTER_S = 120.0
@@ -77,7 +77,7 @@ class BittensorChain:
         return await self._read(lambda client: self._block_hash(client, block))
 
     async def subnet(self, netuid: int) -> Subnet:
-        """See `Chain`. About 16 round trips for 256 neurons."""
+        """See `Chain`. About 14 round trips for 256 neurons."""
         return await self._read(lambda client: self._subnet(client, netuid))
 
     async def last_update(self, netuid: int, hotkey: str) -> int | None:

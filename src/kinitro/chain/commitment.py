@@ -32,7 +32,7 @@ def parse_commitment(text: str) -> PolicyRef:
 
 
 def commitment_text(info: object) -> str:
-    """The text of a commitment as Bittensor's storage decodes it, `{"fields": [{"Raw12": "0x..."}, ...]}`. Never fails.
+    """The text of a commitment as decoded from storage, `{"fields": [{"Raw12": "0x..."}, ...]}`. Never fails.
 
     Plain fields in a row are one text. What is not UTF-8 is shown as hex. A sealed commitment or a hash has no text that
     could name a policy: what it is stands there instead.
