@@ -34,8 +34,8 @@ def parse_commitment(text: str) -> PolicyRef:
 def commitment_text(info: object) -> str:
     """The text of a commitment as decoded from storage, `{"fields": [{"Raw12": "0x..."}, ...]}`. Never fails.
 
-    Plain fields in a row are one text. What is not UTF-8 is shown as hex. A sealed commitment or a hash has no text that
-    could name a policy: what it is stands there instead.
+    Plain fields in a row are one text. What is not UTF-8 is shown as hex. A sealed commitment or a hash has no text
+    that could name a policy: what it is stands there instead.
     """
     fields = info.get("fields") if isinstance(info, dict) else None
     parts = [_plain(field) for field in fields] if isinstance(fields, (list, tuple)) else [None]
