@@ -188,7 +188,7 @@ async def test_a_token_that_is_wrong_or_missing_is_named(
 
 
 async def test_a_hub_in_trouble_is_not_the_miners_fault(go, hub: LocalHub) -> None:
-    hub.faults.append(HubFault(500, path="/commit/"))
+    hub.faults.append(HubFault(500, path="/api/repos/create"))
     with pytest.raises(InfrastructureError, match="hub can't be reached"):
         await go()
 

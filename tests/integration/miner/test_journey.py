@@ -1,4 +1,3 @@
-
 """From `miner init` to a verdict, with the hub's real client."""
 
 import asyncio
