@@ -31,6 +31,23 @@ def parse_commitment(text: str) -> PolicyRef:
     return PolicyRef(repo, revision)
 
 
+def commitment_text(info: object) -> str:
+    """The text of a commitment as decoded from storage, `{"fields": [{"Raw12": "0x..."}, ...]}`. Never fails.
+
+    Plain fields in a row are one text. What is not UTF-8 is shown as hex. A sealed commitment or a hash has no text
+    that could name a policy: what it is stands there instead.
+    """
+    fields = info.get("fields") if isinstance(info, dict) else None
+    parts = [_plain(field) for field in fields] if isinstance(fields, (list, tuple)) else [None]
+    if None in parts:
+        return "(not a plain text: sealed, a hash, or of a kind unknown here)"
+    content = b"".join(part for part in parts if part is not None)
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return f"0x{content.hex()}"
+
+
 def format_commitment(ref: PolicyRef) -> str:
     """Writes the JSON form.
 
@@ -53,6 +70,19 @@ def format_commitment(ref: PolicyRef) -> str:
             "(user/name together).",
         )
     return text
+
+
+def _plain(field: object) -> bytes | None:
+    """The bytes of a `Raw` field; None for any other."""
+    if not isinstance(field, dict) or len(field) != 1:
+        return None
+    ((kind, value),) = field.items()
+    if not isinstance(kind, str) or not kind.startswith("Raw") or not isinstance(value, str):
+        return None
+    try:
+        return bytes.fromhex(value.removeprefix("0x"))
+    except ValueError:
+        return None
 
 
 def _refusal(problem: str) -> InvalidCommitment:

@@ -73,10 +73,13 @@ async def test_the_scheduler_sees_plain_commitments_alone_each_with_its_own_hotk
     (uri, planted), (other, sealed), (_, silent) = await fresh(node), await fresh(node), await fresh(node)
     await node.dev("commit", NETUID, uri, ["a/policy:", "a" * 40])
     await node.dev("commit", NETUID, other, ["0xff00fe"])
+    _, tricky = await fresh(node)
+    await chain.commit(NETUID, "0xzz", tricky)
     await node.dev("advance", 1)
     found = {neuron.hotkey: neuron.commitment for neuron in (await chain.subnet(NETUID)).neurons}
     assert found[planted.ss58_address] == "a/policy:" + "a" * 40
     assert found[sealed.ss58_address] == "0xff00fe"
+    assert found[tricky.ss58_address] == "0xzz"
     assert found[silent.ss58_address] is None
 
 
@@ -102,7 +105,7 @@ async def test_a_full_subnet_takes_at_most_thirty_round_trips(node_folder_or_ski
     assert len(subnet.neurons) == 256
     assert sum(neuron.commitment is not None for neuron in subnet.neurons) == 252
     calls = {name: after[name] - before.get(name, 0) for name in after if not name.startswith("dev_")}
-    assert sum(calls.values()) <= 30, calls
+    assert sum(calls.values()) <= 20, calls  # 30 are allowed
 
 
 async def test_weights_are_plain_or_timelocked_as_the_subnet_wants(node, chain):

@@ -105,6 +105,17 @@ async def test_neurons_come_by_uid_each_with_its_own_commitment(substrate: Subst
     assert subnet.neurons == (Neuron(0, ALICE.ss58_address, None, None), Neuron(1, BOB.ss58_address, None, None))
 
 
+async def test_one_hostile_commitment_hides_no_others(substrate: Substrate, chain) -> None:
+    plain = {"block": 7, "deposit": 0, "info": {"fields": [{"Raw5": "0x616c706861"}]}}
+    sealed = {"block": 8, "info": {"fields": [{"TimelockEncrypted": {"encrypted": "0x00", "reveal_round": 1}}]}}
+    substrate.maps["CommitmentOf"] = [(ALICE.ss58_address, plain), (BOB.ss58_address, sealed), ("gone", plain)]
+    # Revealed by drand, twelve bytes that begin like hex and are not.
+    substrate.maps["RevealedCommitments"] = [(BOB.ss58_address, [("0xzzzzzzzzzzz", 9)])]
+    alice, bob = (await chain.subnet(NETUID)).neurons
+    assert (alice.commitment, alice.committed_block) == ("alpha", 7)
+    assert bob.commitment.startswith("(not a plain text")
+
+
 async def test_a_missing_subnet_is_no_empty_one(chain) -> None:
     with pytest.raises(NotRegistered, match=f"There is no subnet 9 on {URL}"):
         await chain.subnet(9)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinitro.chain import format_commitment, parse_commitment
+from kinitro.chain.commitment import commitment_text
 from kinitro.errors import ConfigurationError, InvalidCommitment
 from kinitro.types import PolicyRef
 
@@ -113,3 +114,34 @@ def test_a_revision_that_can_move_is_not_written(revision: str) -> None:
 def test_a_repo_that_could_not_be_read_back_is_not_written() -> None:
     with pytest.raises(ConfigurationError, match="--repo"):
         format_commitment(PolicyRef("../repo", REVISION))
+
+
+@pytest.mark.parametrize(
+    ("info", "text"),
+    [
+        ({"fields": [{"Raw5": "0x616c706861"}]}, "alpha"),
+        ({"fields": [{"Raw2": "0x616c"}, {"Raw3": "0x706861"}]}, "alpha"),
+        ({"fields": [{"Raw0": "0x"}]}, ""),
+        ({"fields": []}, ""),
+        ({"fields": [{"Raw2": "0xff00"}]}, "0xff00"),
+    ],
+)
+def test_stored_fields_make_one_text(info: object, text: str) -> None:
+    assert commitment_text(info) == text
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text() | st.sampled_from(["fields", "Raw5", "0xzz"]),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["fields", "Raw5", "Sha256", "x"]), inner),
+    )
+)
+def test_whatever_is_stored_there_is_some_text_and_no_error(info: object) -> None:
+    assert isinstance(commitment_text(info), str)
+    assert isinstance(commitment_text({"fields": [info]}), str)
+
+
+@pytest.mark.parametrize("field", [{"TimelockEncrypted": {}}, {"Sha256": "0x00"}, "ResetBondsFlag", {"Raw2": "0xzz"}])
+def test_what_is_not_plain_text_names_no_policy(field: object) -> None:
+    with pytest.raises(InvalidCommitment):
+        parse_commitment(commitment_text({"fields": [field]}))
