@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a bare machine with Python 3.11 and make; each installs what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim lock bench-pool bench-env bench-score nightly clean
+.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim test-container images lock bench-pool bench-env bench-score nightly clean
 
 # Found or installed by scripts/bootstrap.sh, once per make run.
 UV = $(eval UV := $$(shell scripts/bootstrap.sh))$(or $(UV),$(error no uv: see above))
@@ -26,6 +26,13 @@ test-integration: setup  ## PostgreSQL, sockets, real processes (budget: 10 minu
 
 test-sim: setup  ## Simulators (budget: 10 minutes)
 	$(call PYTEST,600) -n 2 --dist loadfile tests/sim
+
+test-container: setup  ## Docker mode, with a real engine and the images (budget: 15 minutes)
+	$(call PYTEST,900) tests/container
+
+images: setup  ## Build the images of Docker mode (TORCH_INDEX=none leaves torch out of the runner)
+	$(RUN) kinitro env build metaworld
+	$(RUN) kinitro env build miner $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 check: format lint types imports test  ## Everything CI checks
 

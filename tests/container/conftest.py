@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -69,6 +70,9 @@ async def backend(settings: DockerSettings) -> AsyncIterator[DockerBackend]:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     yield
+    end = time.monotonic() + 10
+    while left_over() and time.monotonic() < end:  # a helper of the sweep may be at work
+        time.sleep(0.2)
     assert left_over() == []
 
 
