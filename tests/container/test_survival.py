@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -140,3 +141,36 @@ async def test_a_missing_image_is_told_at_the_start_with_how_to_build_it(run_exe
         async with run_executor(eval_images='{"metaworld": "kinitro/no-such:v9"}'):
             pass
     assert "kinitro env build metaworld --tag kinitro/no-such:v9" in str(refused.value)
+
+
+def kill_engine(pid_file: Path) -> None:
+    os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+
+def start_engine(pid_file: Path) -> None:
+    script = "setsid dockerd >/dev/null 2>&1 </dev/null & echo $!"
+    pid_file.write_text(subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif("KINITRO_TEST_ENGINE_PID" not in os.environ, reason="no engine that may be killed (CI has one)")
+@pytest.mark.timeout(240)
+# The SDK leaves its socket open when the engine refuses a connection.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_an_engine_that_is_killed_costs_no_task_and_blames_no_policy(api, run_executor, slow_policy) -> None:
+    """The file named by KINITRO_TEST_ENGINE_PID holds the process id of a `dockerd` started for these tests."""
+    pid_file = Path(os.environ["KINITRO_TEST_ENGINE_PID"])
+    tasks = api.add(slow_policy, 2, env_id=ENV_ID)
+    seen = []
+    async with run_executor(max_timesteps=60, max_concurrent=1):
+        await until(lambda: running_policy() and api.started)
+        await asyncio.sleep(1.0)
+        kill_engine(pid_file)
+        await asyncio.sleep(2.0)
+        start_engine(pid_file)
+
+        def done() -> bool:
+            seen.extend(result.error_kind for result in api.results.values())
+            return all(task in api.results and api.results[task].error is None for task in tasks)
+
+        await until(done, 180)
+    assert ErrorKind.POLICY not in seen

@@ -23,9 +23,7 @@ from kinitro.backends.docker.settings import HOME_LABEL, ROLE_LABEL, RUN_LABEL, 
 from kinitro.backends.docker.sweep import begin_run, sweep
 from kinitro.backends.docker.watch import EngineWatch
 from kinitro.errors import ConfigurationError, EnvironmentFault, InfrastructureError
-from kinitro.logs import get_logger
 
-_log = get_logger("docker")
 _SUBNET_TRIES = 256
 _PROBE_TIMEOUT_S = 60.0
 _LOOK_S = 0.2

@@ -12,7 +12,9 @@ from kinitro.backends.base import LaunchSpec, Role
 from kinitro.backends.docker.engine import Engine
 from kinitro.backends.docker.watch import EngineWatch
 from kinitro.errors import EnvironmentFault, InfrastructureError
+from kinitro.logs import get_logger
 
+_log = get_logger("docker")
 PORT = 8000
 _SCRATCH_BYTES = 512 * 1024 * 1024
 _PROCESSES = 256
@@ -199,12 +201,15 @@ class DockerRun:
             _remove_volume(engine, place.volume)
             return code
 
+        code = _GONE
         try:
             code = await engine.do(place.title, remove)
+        except InfrastructureError as error:
+            # The engine is away. What is left carries this run's label, and goes at its end.
+            _log.warning("container_left", name=place.name, error=error.message)
         finally:
-            self._exit_code = _GONE if self._exit_code is None else self._exit_code
+            self._exit_code = code
             self._on_stopped(self)
-        self._exit_code = code
 
     async def _look(self) -> dict[str, Any]:
         engine, name = self._engine, self.place.name

@@ -43,7 +43,7 @@ class EngineWatch:
         """Stops listening."""
         self._closed = True
         if self._stream is not None:
-            with contextlib.suppress(OSError, AttributeError):
+            with contextlib.suppress(OSError, AttributeError):  # a broken stream has no socket to shut
                 self._stream.close()
 
     def _follow(self) -> None:
