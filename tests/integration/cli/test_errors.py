@@ -59,14 +59,16 @@ def test_a_wrong_variable_is_named(tmp_path):
 
 
 def test_a_flag_that_was_not_given_does_not_override_a_variable(tmp_path):
-    shown = kinitro("api", home=tmp_path, KINITRO_API_DATABASE_URL="postgresql://me:secret@127.0.0.1:1/x")
+    shown = kinitro(
+        "api", "--port", "0", home=tmp_path, KINITRO_API_DATABASE_URL="postgresql://me:secret@127.0.0.1:1/x"
+    )
     assert shown.returncode == 1
     assert "127.0.0.1:1" in shown.stderr
     assert "secret" not in shown.stderr
 
 
 def test_an_unreachable_database_is_one_clear_line(tmp_path):
-    for command in (["api"], ["scheduler", "--network", "dev"], ["db", "init"], ["db", "status"]):
+    for command in (["api", "--port", "0"], ["scheduler", "--network", "dev"], ["db", "init"], ["db", "status"]):
         shown = kinitro(*command, "--database-url", "postgresql://me:secret@127.0.0.1:1/x", home=tmp_path)
         assert shown.returncode == 1
         error, advice = shown.stderr.strip().splitlines()[-2:]
@@ -76,7 +78,7 @@ def test_an_unreachable_database_is_one_clear_line(tmp_path):
 
 
 def test_a_database_without_tables_says_which_command_makes_them(tmp_path, empty_database_url):
-    for command in (["api"], ["scheduler", "--network", "dev"]):
+    for command in (["api", "--port", "0"], ["scheduler", "--network", "dev"]):
         shown = kinitro(*command, "--database-url", empty_database_url, home=tmp_path)
         assert shown.returncode == 1
         assert "kinitro db init" in shown.stderr
@@ -108,7 +110,7 @@ def test_an_unknown_environment_is_answered_with_near_ones(tmp_path, database_ur
 
 def test_a_failing_command_shows_its_traceback_only_when_asked(tmp_path):
     url = "postgresql://me:secret@127.0.0.1:1/x"
-    shown = kinitro("api", "--database-url", url, "--log-level", "DEBUG", home=tmp_path)
+    shown = kinitro("api", "--port", "0", "--database-url", url, "--log-level", "DEBUG", home=tmp_path)
     assert "Traceback" in shown.stderr
     assert "secret" not in shown.stderr
 

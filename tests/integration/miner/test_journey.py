@@ -14,7 +14,7 @@ from kinitro.chain import DevLedger, dev_signer
 from kinitro.deployments import DeploymentManager, DeploymentSettings, SnapshotStore, tree_digest
 from kinitro.deployments.hub import HubPublisher, HuggingFaceHub
 from kinitro.deployments.limits import HubLimits
-from kinitro.environments.workers import EnvironmentWorkers
+from kinitro.environments.workers import EnvironmentLaunch, EnvironmentWorkers
 from kinitro.executor.episodes import EpisodeRunner, EpisodeSettings
 from kinitro.miner.check import check_policy
 from kinitro.miner.deploy import DeployPlan, deploy
@@ -53,7 +53,7 @@ async def runner(tmp_path: Path, hub: LocalHub, line_server: tuple[str, ...]):
     async with (
         ProcessBackend() as backend,
         DeploymentManager(backend, store, DeploymentSettings(warmup_timeout_s=20.0)) as deployments,
-        EnvironmentWorkers(backend, 4, line_server) as workers,
+        EnvironmentWorkers(backend, 4, EnvironmentLaunch(line_server)) as workers,
     ):
         yield EpisodeRunner(deployments, workers, EpisodeSettings(action_timeout_s=2.0, timeout_s=20.0))
 

@@ -20,7 +20,7 @@ from kinitro.chain import DEV_LEDGER_FILE, Chain, DevLedger, Signer, dev_signer
 from kinitro.scheduler import planning, publishing
 from kinitro.schemas import ResultIn, RuleOut, TaskOut
 from kinitro.settings import ApiSettings, ValidatorSettings
-from kinitro.storage import Database, TaskPool, cycles, load_export
+from kinitro.storage import Database, TaskPool, cycles, line, load_export
 from kinitro.storage.task_pool import create_tasks
 from kinitro.types import MinerState, PolicyRef
 from kinitro.validator.journal import Attempt, open_journal
@@ -55,11 +55,11 @@ class Backend:
             genesis = await chain.genesis()
             await cycles.claim_ledger(connection, genesis, netuid)
             sightings = [
-                cycles.Sighting(uid, hotkeys[uid], PolicyRef(f"miner/policy-{uid}", f"{uid:040x}"), uid + 1)
+                storage.Sighting(uid, hotkeys[uid], PolicyRef(f"miner/policy-{uid}", f"{uid:040x}"), uid + 1)
                 for uid in wins
             ]
-            known = await cycles.record_sightings(connection, sightings)
-            places = await cycles.give_places(connection, [known[hotkeys[uid]].id for uid in wins])
+            known = await storage.record_sightings(connection, sightings)
+            places = await storage.give_places(connection, [known[hotkeys[uid]].id for uid in wins])
             miners = tuple(
                 cycles.MinerEntry(
                     seen.uid,
@@ -95,7 +95,13 @@ class Backend:
             cycle = await cycles.open_cycle(connection)
             assert cycle is not None
             export = await load_export(connection, cycle_id)
-            closing = publishing.close(cycle, export, subnet, weights_lifetime_blocks=lifetime_blocks)
+            closing = publishing.close(
+                cycle,
+                export,
+                subnet,
+                first_seen=await line.first_blocks(connection, cycle_id),
+                weights_lifetime_blocks=lifetime_blocks,
+            )
             await cycles.complete_cycle(connection, cycle, closing)
         return cycle_id
 
