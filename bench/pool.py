@@ -19,7 +19,7 @@ from pathlib import Path
 from kinitro.client import KinitroClient
 from kinitro.errors import ApiUnreachable
 from kinitro.schemas import ResultIn, RuleOut, TaskOut
-from kinitro.storage import admin, cycles
+from kinitro.storage import admin, cycles, line
 from kinitro.storage.database import Database, open_database
 from kinitro.storage.task_pool import PlannedTask, create_tasks
 from kinitro.types import MinerState, PolicyRef
@@ -72,10 +72,10 @@ async def create_cycle(database: Database) -> tuple[int, float]:
     refs = [(f"hotkey-{uid}", PolicyRef(f"user-{uid}/policy", f"{uid:040x}")) for uid in range(MINERS)]
     async with database.begin() as connection:
         await cycles.claim_ledger(connection, GENESIS, 1)
-        known = await cycles.record_sightings(
-            connection, [cycles.Sighting(uid, hotkey, ref, 1) for uid, (hotkey, ref) in enumerate(refs)]
+        known = await line.record_sightings(
+            connection, [line.Sighting(uid, hotkey, ref, 1) for uid, (hotkey, ref) in enumerate(refs)]
         )
-        places = await cycles.give_places(connection, [known[hotkey].id for hotkey, _ in refs])
+        places = await line.give_places(connection, [known[hotkey].id for hotkey, _ in refs])
         miners = tuple(
             cycles.MinerEntry(uid, hotkey, ref, 1, known[hotkey].id, places[known[hotkey].id], MinerState.EVALUATED)
             for uid, (hotkey, ref) in enumerate(refs)
@@ -109,10 +109,10 @@ def plan(miners: tuple[cycles.MinerEntry, ...]) -> cycles.CyclePlan:
 
 def planned(miners: tuple[cycles.MinerEntry, ...]) -> Iterator[PlannedTask]:
     position = 0
-    for index in range(EPISODES):
-        for miner in miners:
-            for env_id in ENVIRONMENTS:
-                assert miner.ref is not None
+    for miner in miners:
+        assert miner.ref is not None
+        for env_id in ENVIRONMENTS:
+            for index in range(EPISODES):
                 yield PlannedTask(
                     uid=miner.uid,
                     hotkey=miner.hotkey,

@@ -34,6 +34,8 @@ class Outcome:
 
     result: EpisodeResult
     fault: str | None = None
+    code: str | None = None
+    """The error's own code, where there is one."""
 
 
 class EpisodeRunner:
@@ -55,7 +57,7 @@ class EpisodeRunner:
                 on_deployed()
                 return await self._on_deployment(task, deployment)
         except PolicyError as error:
-            return Outcome(_failed(error, ErrorKind.POLICY))
+            return Outcome(self._billed(task, _failed(error, ErrorKind.POLICY)), code=error.code)
         except InfrastructureError as error:
             _log.warning("infrastructure_fault", task_uuid=str(task.task_uuid), code=error.code, error=str(error))
             return Outcome(_failed(error, ErrorKind.INFRASTRUCTURE), fault=error.code)
@@ -75,7 +77,7 @@ class EpisodeRunner:
         except PolicyError as error:
             # After the first healthy reply any exit is the policy's, whatever the episode saw of it.
             result = replace(reply.result(), success=False, score=0.0, error_kind=ErrorKind.POLICY, error=_clean(error))
-            return Outcome(self._marked(task, result, deployment))
+            return Outcome(self._marked(task, result, deployment), code=error.code)
         return self._outcome(task, reply, deployment)
 
     async def _evaluate(self, task: TaskOut, base_url: str, policy: Running | None = None) -> EvaluateReply:
@@ -100,12 +102,20 @@ class EpisodeRunner:
         if result.error is not None:
             result = replace(result, error=_clean(result.error))
         infrastructure = result.error_kind is ErrorKind.INFRASTRUCTURE
-        return Outcome(result, fault=(reply.extra.error_code or "environment") if infrastructure else None)
+        code = reply.extra.error_code
+        return Outcome(result, fault=(code or "environment") if infrastructure else None, code=code)
 
     def _marked(self, task: TaskOut, result: EpisodeResult, deployment: Deployment | None) -> EpisodeResult:
         """The result with what it ran from: the policy's files and the environment's image."""
         tree_digest = deployment.tree_digest if deployment else None
+        if deployment is not None:
+            result = self._billed(task, result)
         return replace(result, tree_digest=tree_digest, image_digest=self._workers.image_digest(task.env_id))
+
+    def _billed(self, task: TaskOut, result: EpisodeResult) -> EpisodeResult:
+        """The result with the warm-up of its policy's server, which counts as the policy's time."""
+        warmup_s = self._deployments.bill_warmup(PolicyRef(task.miner_repo, task.miner_revision))
+        return replace(result, policy_seconds=result.policy_seconds + warmup_s)
 
 
 def submission(task: TaskOut, result: EpisodeResult) -> ResultIn:

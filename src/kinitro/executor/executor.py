@@ -107,11 +107,15 @@ class Executor:
         while True:
             await self._healthy.wait()
             room = self._limits.max_queued - sum(1 for _ in self._leases.queued())
-            if room <= self._limits.max_queued // 2:
+            if room <= 0 or (room <= self._limits.max_queued // 2 and not self._is_idle()):
                 await self._until_changed()
             elif not await self._fetch_some(min(room, 100)):
                 # Not for security: executors must not all look at the same moment.
                 await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311
+
+    def _is_idle(self) -> bool:
+        """Whether a slot is free that nothing queued can take: what waits there is for policies that are busy."""
+        return self._healthy.is_set() and len(self._jobs) < self._limits.max_concurrent and self._next() is None
 
     async def _fetch_some(self, count: int) -> bool:
         """Leases tasks; false when there is reason to wait before the next look."""
@@ -139,6 +143,7 @@ class Executor:
         while True:
             while (held := self._next()) is not None:
                 self._begin(held)
+                self._tell_all()
             await self._until_changed()
             await self._release_stale()
 

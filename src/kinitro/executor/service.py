@@ -108,7 +108,8 @@ def _episode_settings(settings: ExecutorSettings) -> EpisodeSettings:
 def _limits(settings: ExecutorSettings) -> ExecutorLimits:
     return ExecutorLimits(
         max_concurrent=settings.max_concurrent,
-        max_queued=settings.batch_size,
+        # Twice the slots, so that a batch spread over miners has one task to run and one to follow for each.
+        max_queued=max(settings.batch_size, 2 * settings.max_concurrent),
         poll_interval_s=settings.poll_interval_seconds,
         shutdown_grace_s=settings.shutdown_grace_seconds,
         deploys=settings.miner_deployment_enabled,

@@ -51,6 +51,7 @@ __all__ = [
 _ACTIVE_S = 60.0
 _EXACT_UP_TO = 2000  # counting more rows than this at each fetch would cost more than the fetch
 _COUNT_LIFE_S = 1.0
+_MOST_MINERS = 64  # in one batch; finding each costs a walk over the tasks of the one before
 
 
 @dataclass(slots=True)
@@ -76,8 +77,9 @@ class TaskPool:
         self._count = _PendingCount()
 
     async def fetch(self, executor_id: str, batch_size: int, env_ids: Sequence[str] | None) -> FetchResponse:
-        """Leases up to `batch_size` tasks of the running cycle, in their order, of the environments named, or of all.
+        """Leases up to `batch_size` tasks of the running cycle, of the environments named, or of all.
 
+        Of each miner in the tasks' order; a batch is spread over the first miners that have any left.
         `total_pending` counts all pending tasks left; above 2000 it is up to a second old.
         """
         async with self._database.begin() as connection:
@@ -85,9 +87,8 @@ class TaskPool:
             if cycle_id is None:
                 return FetchResponse(tasks=[], total_pending=0)
             await expire_leases(connection, cycle_id)
-            asked = {"cycle": cycle_id, "executor": executor_id, "size": batch_size}
-            envs = None if env_ids is None else list(env_ids)
-            rows = (await connection.execute(_CLAIM, {**asked, "envs": envs, **self._times})).all()
+            asked = {"cycle": cycle_id, "executor": executor_id, "envs": None if env_ids is None else list(env_ids)}
+            rows = await self._claim(connection, batch_size, asked)
             pending = await self._pending(connection, cycle_id, len(rows))
         tasks = [_task_out(row) for row in sorted(rows, key=lambda row: row.position)]
         return FetchResponse(tasks=tasks, total_pending=pending)
@@ -142,6 +143,17 @@ class TaskPool:
         cycle_id: int | None = await connection.scalar(_SEE, {"executor": executor_id, "envs": served})
         return cycle_id
 
+    async def _claim(
+        self, connection: AsyncConnection, size: int, asked: dict[str, Any]
+    ) -> list[Row[Any]]:  # Any: raw SQL has no column types
+        """Spread over miners as far as that goes, and then whatever comes next."""
+        asked = {**asked, **self._times}
+        spread = await connection.execute(_CLAIM_SPREAD, {**asked, "size": size, "most_miners": _MOST_MINERS})
+        rows = list(spread.all())
+        if len(rows) < size:
+            rows += (await connection.execute(_CLAIM_NEXT, {**asked, "size": size - len(rows)})).all()
+        return rows
+
     async def _pending(self, connection: AsyncConnection, cycle_id: int, handed_out: int) -> int:
         count = self._count
         is_fresh = count.cycle_id == cycle_id and time.monotonic() - count.taken_at < _COUNT_LIFE_S
@@ -195,15 +207,7 @@ _TOUCH = text("""
     on conflict (executor_id) do update set last_seen_at = clock_timestamp()
 """)
 
-_CLAIM = text("""
-    with clock as materialized (select clock_timestamp() as at),
-    picked as materialized (
-        select id from tasks
-        where cycle_id = :cycle and status = 'pending' and not_before <= (select at from clock)
-          and (cast(:envs as text[]) is null or env_id = any(cast(:envs as text[])))
-          and (avoid_executor is null or avoid_executor <> :executor or avoid_until <= (select at from clock))
-        order by position limit :size for update skip locked
-    )
+_LEASE_PICKED = """
     update tasks t set
         status = 'assigned', lease_token = gen_random_uuid(), executor_id = :executor, started = false,
         leased_at = clock.at,
@@ -212,7 +216,71 @@ _CLAIM = text("""
     from picked, clock where t.id = picked.id
     returning t.id, t.lease_token, t.lease_expires_at, t.cycle_id, t.position, t.uid, t.hotkey, t.repo, t.revision,
               t.env_id, t.seed, t.policy_seed, t.created_at
-""")
+"""
+
+# A policy mostly runs one episode at a time, so a batch of one miner's tasks would leave an executor's slots idle.
+# The first miners in line share it, two tasks each of what the executor then holds, the least held first: as long as
+# they last the same ones are handed out, and their policies stay up. A miner's tasks lie between its first position
+# and the next miner's; more than its share is looked at, since others lock rows meanwhile.
+_PICK_SPREAD = """
+    with recursive clock as materialized (select clock_timestamp() as at),
+    free as not materialized (
+        select id, uid, position from tasks
+        where cycle_id = :cycle and status = 'pending' and not_before <= (select at from clock)
+          and (cast(:envs as text[]) is null or env_id = any(cast(:envs as text[])))
+          and (avoid_executor is null or avoid_executor <> :executor or avoid_until <= (select at from clock))
+    ),
+    held as materialized (
+        select uid, count(*) as tasks from tasks
+        where cycle_id = :cycle and status = 'assigned' and executor_id = :executor group by uid
+    ),
+    width as materialized (
+        select least(:most_miners, ceil((:size + coalesce(sum(tasks), 0)) / 2.0)) as miners from held
+    ),
+    heads as (
+        (select uid, position, array[uid] as seen from free order by position limit 1)
+        union all
+        select next.uid, next.position, heads.seen || next.uid
+        from heads cross join lateral (
+            select uid, position from free
+            where position > heads.position and uid <> all(heads.seen) order by position limit 1
+        ) next
+        where cardinality(heads.seen) <= (select miners from width)
+    ),
+    line as materialized (
+        select uid, position, lead(position) over (order by position) as until, count(*) over () as miners from heads
+    ),
+    near as materialized (
+        select own.id, own.position,
+               coalesce(held.tasks, 0) + row_number() over (partition by line.uid order by own.position) as turn
+        from (select * from line order by position limit (select miners from width)) line
+        left join held on held.uid = line.uid
+        cross join lateral (
+            select id, position from free
+            where free.uid = line.uid and position >= line.position
+              and position < coalesce(line.until, 2147483647)
+            order by position limit ceil(4.0 * :size / line.miners)
+        ) own
+    ),
+    picked as materialized (
+        select t.id from tasks t join near on near.id = t.id where t.status = 'pending'
+        order by near.turn, near.position limit :size for update of t skip locked
+    )
+    """
+
+_PICK_NEXT = """
+    with clock as materialized (select clock_timestamp() as at),
+    picked as materialized (
+        select id from tasks
+        where cycle_id = :cycle and status = 'pending' and not_before <= (select at from clock)
+          and (cast(:envs as text[]) is null or env_id = any(cast(:envs as text[])))
+          and (avoid_executor is null or avoid_executor <> :executor or avoid_until <= (select at from clock))
+        order by position limit :size for update skip locked
+    )
+    """
+
+_CLAIM_SPREAD = text(_PICK_SPREAD + _LEASE_PICKED)
+_CLAIM_NEXT = text(_PICK_NEXT + _LEASE_PICKED)
 
 _COUNT_PENDING = text("select count(*) from tasks where cycle_id = :cycle and status = 'pending'")
 

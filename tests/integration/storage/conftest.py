@@ -17,9 +17,9 @@ ENVIRONMENTS = ("metaworld/reach-v3", "metaworld/push-v3")
 
 def planned(miners: int, environments: Sequence[str], episodes: int) -> Iterator[PlannedTask]:
     position = 0
-    for index in range(episodes):
+    for uid in range(miners):
         for env_id in environments:
-            for uid in range(miners):
+            for index in range(episodes):
                 yield PlannedTask(uid, f"hotkey{uid}", f"User{uid}/Repo", "a" * 40, env_id, index, 1, 2, position)
                 position += 1
 

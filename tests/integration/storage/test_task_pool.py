@@ -1,11 +1,18 @@
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 
 from kinitro.schemas import Refusal
-from kinitro.storage.task_pool import CycleProgress, close_over_budget, create_tasks, fail_remaining, progress
+from kinitro.storage.task_pool import (
+    CycleProgress,
+    close_over_budget,
+    create_tasks,
+    fail_remaining,
+    progress,
+)
 
 # Leasing
 
@@ -15,13 +22,54 @@ async def test_tasks_are_handed_out_in_order_with_everything_an_executor_needs(k
     fetched = await kit.pool.fetch("one", 3, None)
     assert [(t.miner_uid, t.env_id) for t in fetched.tasks] == [
         (0, "metaworld/reach-v3"),
-        (1, "metaworld/reach-v3"),
         (0, "metaworld/push-v3"),
+        (1, "metaworld/reach-v3"),
     ]
     assert fetched.total_pending == 1
     first = fetched.tasks[0]
     assert (first.cycle_id, first.miner_repo, first.seed, first.policy_seed) == (cycle_id, "User0/Repo", 1, 2)
     assert first.lease_expires_at - first.created_at < timedelta(seconds=70)
+
+
+async def test_a_batch_is_spread_over_miners_so_that_no_single_policy_holds_up_an_executor(kit) -> None:
+    await kit.start_cycle(miners=4, environments=["a/b"], episodes=40)
+    tasks = (await kit.pool.fetch("one", 10, None)).tasks
+    assert sorted(Counter(task.miner_uid for task in tasks).values()) == [2, 2, 3, 3]
+    assert [task.seed for task in tasks] == [1] * 10
+
+
+async def test_eight_slots_with_one_place_a_policy_are_all_busy_from_batches_of_ten(kit) -> None:
+    await kit.start_cycle(miners=20, environments=["a/b"], episodes=40)
+    running, queued, peaks = {}, [], []
+    for _ in range(30):
+        if len(queued) <= 5:
+            queued += (await kit.pool.fetch("one", 10 - len(queued), None)).tasks
+        for task in list(queued):
+            if len(running) < 8 and task.miner_uid not in running:
+                running[task.miner_uid] = task
+                queued.remove(task)
+        peaks.append(len(running))
+        done = running.pop(next(iter(running)))
+        await kit.pool.submit("one", [kit.result(done)])
+    assert min(peaks[3:]) >= 7
+    assert max(peaks) == 8
+
+
+async def test_the_same_few_miners_are_handed_out_until_they_are_done(kit) -> None:
+    await kit.start_cycle(miners=50, environments=["a/b"], episodes=20)
+    seen: set[int] = set()
+    for _ in range(10):
+        tasks = (await kit.pool.fetch("one", 10, None)).tasks
+        seen |= {task.miner_uid for task in tasks}
+        await kit.pool.submit("one", [kit.result(task) for task in tasks])
+    assert seen == set(range(5))
+
+
+async def test_one_miners_tasks_fill_a_batch_when_nobody_elses_are_left(kit) -> None:
+    await kit.start_cycle(miners=1, environments=["a/b"], episodes=40)
+    fetched = await kit.pool.fetch("one", 30, None)
+    assert (len(fetched.tasks), fetched.total_pending) == (30, 10)
+    assert len((await kit.pool.fetch("two", 30, None)).tasks) == 10
 
 
 async def test_only_the_environments_an_executor_serves_are_leased_to_it(kit) -> None:
