@@ -5,6 +5,7 @@ is nothing that follows redirects or reads proxies from the environment, and the
 """
 
 import asyncio
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -31,10 +32,17 @@ from kinitro.policy.messages import Action, Observation, PolicyHealth, TaskConfi
 
 HEALTH_TIMEOUT_S = 5.0
 RESET_TIMEOUT_S = 30.0
+# A late loop excuses a late policy, so no reply may hold ours up: h11 parses 128 header lines or 1 KiB of chunks in a
+# millisecond, and between two such pieces the loop turns.
 _MAX_HEAD_BYTES = 8 * 1024
-_READ_BYTES = 64 * 1024
-# A reply cut into very many tiny pieces would hold our loop up, and a late loop excuses a late policy.
+_MAX_HEAD_LINES = 128
 _MAX_EVENTS = 2000
+_READ_BYTES = 16 * 1024
+_CHUNKED_READ_BYTES = 1024
+_MAX_CHUNK_LINE_BYTES = 256
+_HEAD_END = re.compile(rb"(?:\A|\n)\r?\n")
+# Blanks before one of these take h11's header pattern quadratic time: 8 KiB of them 150 ms.
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +110,8 @@ class _Connection:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
-        self._events_left = _MAX_EVENTS
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_CHUNK_LINE_BYTES)
+        self._unparsed = bytearray()
         self.used = False
 
     @property
@@ -113,43 +121,77 @@ class _Connection:
 
     async def exchange(self, request: h11.Request, body: bytes, path: str) -> _Reply:
         """Sends a request and reads its whole reply. The caller sets the deadline."""
-        self._events_left = _MAX_EVENTS
         events = (request, h11.Data(data=body), h11.EndOfMessage())
         self._writer.write(b"".join(self._http.send(event) or b"" for event in events))
         await self._writer.drain()
-        response = await self._next_event()
-        while isinstance(response, h11.InformationalResponse):
-            # A flood of these with many headers each must not hold our loop up either.
-            await asyncio.sleep(0)
-            response = await self._next_event()
-        if not isinstance(response, h11.Response):
-            raise h11.RemoteProtocolError("the reply has no status line")
-        content = await self._read_body(path)
-        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+        response = await self._read_response()
+        content = await self._read_body(path, chunked=b"transfer-encoding" in dict(response.headers))
+        # What comes after a reply answers nothing that was asked: such a connection is not used again.
+        surplus = self._unparsed or self._http.trailing_data[0]
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE and not surplus:
             self._http.start_next_cycle()
         self.used = True
         content_type = dict(response.headers).get(b"content-type", b"")
         return _Reply(response.status_code, content_type.decode("latin-1"), content)
 
-    async def _read_body(self, path: str) -> bytes:
+    async def _read_response(self) -> h11.Response:
+        """The reply's head. It and all interim (1xx) heads before it share one limit."""
+        bytes_left, lines_left = _MAX_HEAD_BYTES, _MAX_HEAD_LINES
+        while True:
+            head = await self._read_head(bytes_left)
+            bytes_left -= len(head)
+            lines_left -= head.count(b"\n")
+            if lines_left < 0:
+                raise h11.RemoteProtocolError(f"its head has more than {_MAX_HEAD_LINES} lines")
+            self._http.receive_data(head)
+            event = self._http.next_event()
+            if isinstance(event, h11.Response):
+                return event
+            await asyncio.sleep(0)
+
+    async def _read_head(self, limit: int) -> bytes:
+        """Everything up to the next blank line, unparsed."""
+        while (end := _HEAD_END.search(self._unparsed, 0, limit)) is None:
+            self._refuse_control(len(self._unparsed))
+            if len(self._unparsed) >= limit:
+                raise h11.RemoteProtocolError(f"its head is larger than {_MAX_HEAD_BYTES} bytes")
+            data = await self._reader.read(limit - len(self._unparsed))
+            if not data and not self._unparsed:
+                raise ConnectionResetError("the connection was closed before a reply")
+            if not data:
+                raise h11.RemoteProtocolError("the connection was closed within its head")
+            self._unparsed += data
+        self._refuse_control(end.end())
+        return self._take(end.end())
+
+    def _refuse_control(self, end: int) -> None:
+        if _CONTROL.search(self._unparsed, 0, end):
+            raise h11.RemoteProtocolError("its head holds a control character")
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(self._unparsed[:count])
+        del self._unparsed[:count]
+        return taken
+
+    async def _read_body(self, path: str, *, chunked: bool) -> bytes:
         chunks: list[bytes] = []
         size = 0
-        while isinstance(event := await self._next_event(), h11.Data):
+        limit = _CHUNKED_READ_BYTES if chunked else _READ_BYTES
+        for _ in range(_MAX_EVENTS):
+            event = await self._next_event(limit)
+            if not isinstance(event, h11.Data):
+                return b"".join(chunks)
             size += len(event.data)
             if size > MAX_REPLY_BYTES:
                 raise oversized(path)
             chunks.append(bytes(event.data))
-        return b"".join(chunks)
+        raise h11.RemoteProtocolError(f"the reply comes in more than {_MAX_EVENTS} pieces")
 
-    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        self._events_left -= 1
-        if self._events_left < 0:
-            raise h11.RemoteProtocolError(f"the reply comes in more than {_MAX_EVENTS} pieces")
+    async def _next_event(self, limit: int) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            data = await self._reader.read(_READ_BYTES)
-            if not data and self._http.their_state is h11.SEND_RESPONSE and not self._http.trailing_data[0]:
-                raise ConnectionResetError("the connection was closed before a reply")
-            self._http.receive_data(data)
+            # Reading what has already arrived would not let the loop turn.
+            await asyncio.sleep(0)
+            self._http.receive_data(self._take(limit) or await self._reader.read(limit))
         return event
 
     @property

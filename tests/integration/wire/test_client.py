@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kinitro.environments.episode import STALL_EXCUSE_S
+from kinitro.environments.stall import StallMonitor
 from kinitro.errors import ConfigurationError, PolicyError
 from kinitro.policy.client import Endpoint, PolicyClient
 from kinitro.policy.codec import MAX_REPLY_BYTES, ActionSpace
@@ -53,7 +55,7 @@ DRIP = [bytes([byte]) for byte in http_reply(RIGHT)]
         (replying(), "timeout"),
         (replying(b"HTTP/1.1 200 OK\r\n"), "timeout"),
         (replying(*DRIP, pause_s=0.02), "timeout"),
-        (replying(*[b"HTTP/1.1 100 Continue\r\n\r\n"] * 200, pause_s=0.005), "timeout"),
+        (replying(*[b"HTTP/1.1 100 Continue\r\n\r\n"] * 20, pause_s=0.05), "timeout"),
         (replying(b"HTTP/1.1 100 Continue\r\n\r\n" * 5000), "malformed_reply"),
         (replying(http_reply({}, status="307 Moved", headers="Location: http://127.0.0.1:1/act\r\n")), "redirect"),
         (replying(http_reply({"error": "no\x00pe"}, status="500 Oops")), "http_error"),
@@ -175,23 +177,51 @@ async def test_a_late_reply_is_never_taken_for_the_next_one(raw_policy) -> None:
     assert action.continuous["gripper"].tolist() == [0.2]
 
 
-async def test_a_reply_in_many_pieces_never_holds_the_loop_up(raw_policy) -> None:
-    # Otherwise a late policy could make our own loop late, and be excused.
-    url = await raw_policy(replying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 60_000))
-    longest = 0.0
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
-    async def tick() -> None:
-        nonlocal longest
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.monotonic() - before)
 
-    ticker = asyncio.create_task(tick())
-    error = await act(url)
-    ticker.cancel()
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(b"HTTP/1.1 103 x\r\n" + b"a:\n" * 19_900 + b"\r\n", id="very many headers"),
+        pytest.param((b"HTTP/1.1 103 x\r\n" + b"a:\n" * 100 + b"\r\n") * 200, id="very many interim replies"),
+        pytest.param(HEAD + b"a:" + b" " * 8000 + b"\0\r\n\r\n", id="blanks and a control character in a header"),
+        pytest.param(HEAD + b"a:" + b" " * 8000 + b"\rb\r\n\r\n", id="blanks and a bare return in a header"),
+        pytest.param(CHUNKED + b"1\r\n \r\n" * 60_000, id="very many chunks"),
+        pytest.param(CHUNKED + b"1;" + b" " * 30_000 + b"\n\r\n", id="blanks after a chunk's size"),
+        pytest.param(CHUNKED + b"0\r\n" + b"a:\n" * 15_000 + b"\r\n", id="very many trailers"),
+        pytest.param(CHUNKED + b"0\r\na:" + b" " * 8000 + b"\0\r\n\r\n", id="blanks in a trailer"),
+    ],
+)
+async def test_no_reply_holds_our_loop_up_and_so_excuses_its_policy(raw_policy, reply: bytes) -> None:
+    url = await raw_policy(replying(reply))
+    # On this clock only work takes time: a busy machine makes no stall.
+    async with StallMonitor(time.thread_time) as monitor:
+        since = time.thread_time()
+        error = await act(url)
+        assert monitor.longest_stall_s(since) < STALL_EXCUSE_S / 3
     assert error is not None
-    assert longest < 1
+    assert error.code == "malformed_reply"
+
+
+async def test_a_reply_in_plain_chunks_up_to_the_size_limit_is_read(raw_policy) -> None:
+    document = json.dumps(RIGHT).encode().ljust(MAX_REPLY_BYTES)
+    chunks = [document[start : start + 65536] for start in range(0, len(document), 65536)]
+    body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    assert await act(await raw_policy(replying(b"HTTP/1.1 103 Hints\r\n\r\n" + CHUNKED + body)), 10.0) is None
+
+
+async def test_a_reply_sent_before_it_was_asked_for_is_not_read(raw_policy) -> None:
+    left, right = ({"action": {"continuous": {"gripper": [value]}}} for value in (0.25, 0.75))
+    replies = iter([http_reply(left) + http_reply(left), http_reply(right)])
+
+    async def handler(_path, _body, writer):
+        writer.write(next(replies))
+
+    async with PolicyClient(await raw_policy(handler)) as client:
+        await client.reset(TASK)
+        actions = [await client.act(OBSERVATION, SPACE, 0.5) for _ in range(2)]
+    assert [action.continuous["gripper"].tolist() for action in actions] == [[0.25], [0.75]]
 
 
 async def test_a_prefix_and_msgpack_are_used_when_given(raw_policy) -> None:
