@@ -14,7 +14,9 @@ from kinitro.types import PolicyRef
 
 OWNER_FILE = "kinitro.json"
 """Says whose policy a repo is: `{"hotkey": "<ss58 address>"}` (contracts section 6)."""
-_MAX_NAME_BYTES = 255
+# File systems take 255 and 4096: the SDK appends its own endings, and a folder of ours comes before.
+_MAX_NAME_BYTES = 200
+_MAX_PATH_BYTES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def check_name(name: str) -> None:
     """Refuses a path that could leave its folder or that not every file system takes."""
     parts = name.split("/")
     unsafe = any(part in ("", ".", "..") or len(os.fsencode(part)) > _MAX_NAME_BYTES for part in parts)
+    unsafe = unsafe or len(os.fsencode(name)) > _MAX_PATH_BYTES
     if unsafe or "\\" in name or not name.isprintable() or parts[0] == ".cache" or len(parts) > 32:
         raise PolicyError(f"The repo holds a file named {name[:200]!a}.", code="snapshot_refused")
 

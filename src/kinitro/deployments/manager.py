@@ -2,7 +2,8 @@
 
 A start that fails by the policy's fault is remembered for a while and told to everyone who asks: the same files on
 the same machine give the same verdict, and a broken policy must not cost a warm-up for each of its episodes.
-Failures of ours are never remembered.
+A failure of ours is remembered only as long as it took, at most a minute: one that came late must not be paid for by
+every task, and one that came at once costs nothing to try again.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ _log = get_logger("deployments")
 _LOG_LINES = 15
 _PROBE_TIMEOUT_S = 2.0
 _EXIT_LOOKS = 20
+_LONGEST_BACK_OFF_S = 60.0
 _NOT_READY_ADVICE = (
     "Check that the policy's server.py starts (`kinitro miner serve PATH`), that the HuggingFace token is valid, "
     "or raise --miner-deployment-warmup-timeout."
@@ -69,8 +71,10 @@ class _Entry:
 
     ref: PolicyRef
     start: "asyncio.Task[Deployment]"
+    began: float = 0.0
     users: int = 0
     last_used: float = 0.0
+    ending: "asyncio.Task[None] | None" = None
 
     @property
     def deployment(self) -> Deployment | None:
@@ -102,7 +106,8 @@ class DeploymentManager:
         self._settings = settings
         self._clock = clock
         self._entries: dict[Key, _Entry] = {}
-        self._failures: dict[Key, tuple[float, PolicyError]] = {}
+        self._failures: dict[Key, tuple[float, PolicyError | InfrastructureError]] = {}
+        self._warmups: dict[Key, float] = {}
         self._room = asyncio.Semaphore(settings.capacity)
         self._changed = asyncio.Condition()
         self._endings: set[asyncio.Task[None]] = set()
@@ -124,6 +129,13 @@ class DeploymentManager:
         """Whether its server is up, so that an episode needs no start."""
         entry = self._entries.get(_key(ref))
         return entry is not None and entry.deployment is not None
+
+    def bill_warmup(self, ref: PolicyRef) -> float:
+        """Seconds that this policy's servers took to get ready, or not to, since this was asked last.
+
+        A warm-up is the policy's own time: counted nowhere, a server that dies in each episode would cost one each.
+        """
+        return self._warmups.pop(_key(ref), 0.0)
 
     @asynccontextmanager
     async def lease(self, ref: PolicyRef, miner_uid: int) -> AsyncIterator[Deployment]:
@@ -231,10 +243,12 @@ class DeploymentManager:
     def _raise_remembered(self, ref: PolicyRef) -> None:
         until, error = self._failures.get(_key(ref), (0.0, None))
         if error is not None and self._clock() < until:
-            raise PolicyError(error.message, code=error.code, advice=error.advice) from error
+            family = PolicyError if isinstance(error, PolicyError) else InfrastructureError
+            raise family(error.message, code=error.code, advice=error.advice) from error
 
     def _new_entry(self, ref: PolicyRef, miner_uid: int) -> _Entry:
-        entry = _Entry(ref, asyncio.create_task(self._start(ref, miner_uid)), last_used=self._clock())
+        now = self._clock()
+        entry = _Entry(ref, asyncio.create_task(self._start(ref, miner_uid)), began=now, last_used=now)
         entry.start.add_done_callback(lambda _: self._on_started(entry))
         self._entries[_key(ref)] = entry
         return entry
@@ -246,9 +260,11 @@ class DeploymentManager:
         self._forget(entry)
         if entry.start.cancelled():
             return
-        error = entry.start.exception()
+        error, now = entry.start.exception(), self._clock()
         if isinstance(error, PolicyError):
-            self._failures[_key(entry.ref)] = (self._clock() + self._settings.failure_memory_s, error)
+            self._failures[_key(entry.ref)] = (now + self._settings.failure_memory_s, error)
+        elif isinstance(error, InfrastructureError):
+            self._failures[_key(entry.ref)] = (now + min(now - entry.began, _LONGEST_BACK_OFF_S), error)
 
     async def _start(self, ref: PolicyRef, miner_uid: int) -> Deployment:
         await self._make_room()
@@ -259,7 +275,7 @@ class DeploymentManager:
             snapshot = borrowed.snapshot
             requirements = read_requirements(snapshot.path)  # refused where they are not installed too: one verdict
             running = await self._backend.launch(self._spec(ref, snapshot, requirements))
-            health = await until_ready(running, self._settings.warmup_timeout_s)
+            health = await self._warm_up(ref, running)
         except BaseException:
             if running is not None:
                 await asyncio.shield(running.stop(0.0))
@@ -271,6 +287,13 @@ class DeploymentManager:
         _log.info("miner_deployment_created", miner_uid=miner_uid, repo=ref.repo, url=running.url)
         await self._notify()
         return Deployment(ref, running.url, running.identity, snapshot.tree_digest, health, running, borrowed.hold)
+
+    async def _warm_up(self, ref: PolicyRef, running: Running) -> PolicyHealth:
+        began = self._clock()
+        try:
+            return await until_ready(running, self._settings.warmup_timeout_s)
+        finally:
+            self._warmups[_key(ref)] = self._warmups.get(_key(ref), 0.0) + self._clock() - began
 
     def _spec(self, ref: PolicyRef, snapshot: Snapshot, requirements: Sequence[Requirement]) -> LaunchSpec:
         return LaunchSpec(
@@ -304,10 +327,12 @@ class DeploymentManager:
             self._begin_end(entry)
 
     def _begin_end(self, entry: _Entry) -> "asyncio.Task[None]":
-        ending = asyncio.create_task(self._end(entry))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
-        return ending
+        """Ends it once, whoever else saw that it must end."""
+        if entry.ending is None:
+            entry.ending = asyncio.create_task(self._end(entry))
+            self._endings.add(entry.ending)
+            entry.ending.add_done_callback(self._endings.discard)
+        return entry.ending
 
     async def _end(self, entry: _Entry) -> None:
         if entry.deployment is None:

@@ -1,6 +1,7 @@
 """A local, content-checked cache of policy folders. What is in it can be started without the hub."""
 
 import asyncio
+import errno
 import re
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from kinitro.types import PolicyRef
 DEFAULT_BYTES = 50 * 10**9
 _REPO = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[0-9a-f]{40}")
+_NAME_REFUSED = (errno.ENAMETOOLONG, errno.EINVAL)
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", ".git", ".cache")
 
 
@@ -75,6 +77,10 @@ class SnapshotStore:
                 return snapshot
             return await self._fetch(ref, path)
         except OSError as error:
+            if error.errno in _NAME_REFUSED:
+                raise PolicyError(
+                    f"The repo holds a file whose name no disk takes: {error.strerror}.", code="snapshot_refused"
+                ) from error
             raise InfrastructureError(
                 f"The snapshot cache {self._root} can't be used: {error}.",
                 code="snapshot_cache",

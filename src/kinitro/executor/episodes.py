@@ -115,7 +115,7 @@ class EpisodeRunner:
     def _billed(self, task: TaskOut, result: EpisodeResult) -> EpisodeResult:
         """The result with the warm-up of its policy's server, which counts as the policy's time."""
         warmup_s = self._deployments.bill_warmup(PolicyRef(task.miner_repo, task.miner_revision))
-        return replace(result, policy_seconds=result.policy_seconds + warmup_s)
+        return replace(result, policy_seconds=(result.policy_seconds or 0.0) + warmup_s)
 
 
 def submission(task: TaskOut, result: EpisodeResult) -> ResultIn:

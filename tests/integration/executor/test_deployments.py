@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kinitro.backends.process import ProcessBackend
+from kinitro.backends.process import ProcessBackend, ProcessRun
 from kinitro.deployments import DeploymentManager, DeploymentSettings, SnapshotStore
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
@@ -232,6 +232,65 @@ async def test_the_tree_digest_is_that_of_the_files(make_manager, add_policy, st
     async with manager.lease(ref, UID) as deployment:
         assert deployment.tree_digest == (await store.obtain(ref)).tree_digest
         assert Path(await _directory(deployment)) == (await store.obtain(ref)).path
+
+
+async def test_a_server_that_several_find_dead_gives_its_room_back_once(
+    make_manager, add_policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = make_manager(capacity=1)
+    ref = add_policy()
+    async with manager.lease(ref, UID) as first:
+        os.kill(int(first.identity.split("@")[0]), signal.SIGKILL)
+
+    async def exit_code(_) -> int:
+        await asyncio.sleep(0.01)  # as a container's does
+        return 1
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProcessRun, "exit_code", exit_code)
+        await asyncio.gather(*(manager._living_entry(ref) for _ in range(4)))
+    await manager.close()
+    assert manager._room._value == 1
+
+
+async def test_a_warm_up_is_billed_once_whether_it_succeeds_or_not(make_manager, add_policy) -> None:
+    manager = make_manager(warmup_timeout_s=2.0)
+    slow, never = (
+        add_policy("time.sleep(0.5)", name="slow"),
+        add_policy("HEALTH['model_loaded'] = False", name="never"),
+    )
+    async with manager.lease(slow, UID):
+        pass
+    with pytest.raises(PolicyError):
+        async with manager.lease(never, UID):
+            pass
+    assert 0.5 <= manager.bill_warmup(slow) < 2.0
+    assert 2.0 <= manager.bill_warmup(never) < 4.0
+    assert manager.bill_warmup(slow) == manager.bill_warmup(never) == 0.0
+
+
+async def test_a_failure_of_ours_that_came_late_is_not_waited_for_again_at_once(
+    backend: ProcessBackend, tmp_path: Path
+) -> None:
+    asked = 0
+
+    class SlowHub:
+        async def fetch(self, ref: PolicyRef, destination: Path) -> None:
+            nonlocal asked
+            asked += 1
+            await asyncio.sleep(0.5)
+            raise InfrastructureError("The hub is slow.", code="hub_timeout")
+
+        async def check(self) -> None:
+            return
+
+    async with DeploymentManager(backend, SnapshotStore(tmp_path, SlowHub()), DeploymentSettings()) as manager:
+        for wait_s in (0.0, 0.7, 0.0):
+            with pytest.raises(InfrastructureError, match="The hub is slow"):
+                async with manager.lease(PolicyRef("a/b", "0" * 40), UID):
+                    pass
+            await asyncio.sleep(wait_s)
+    assert asked == 2
 
 
 async def _directory(deployment) -> str:

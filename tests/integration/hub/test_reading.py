@@ -172,7 +172,10 @@ async def test_a_disk_without_room_is_our_fault(hub: LocalHub, fetch) -> None:
     assert caught.value.code == "snapshot_cache"
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a//b", "a\\..\\b", ".cache/x", "a\nb", "x" * 300])
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc/passwd", "/etc/passwd", "a//b", "a\\..\\b", ".cache/x", "a\nb", "x" * 201, "/".join(["é" * 90] * 6)],
+)
 async def test_a_file_name_that_could_do_harm_is_refused_before_anything_is_downloaded(
     hub: LocalHub, fetch, name: str
 ) -> None:

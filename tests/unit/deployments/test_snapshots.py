@@ -78,6 +78,13 @@ async def test_what_was_not_fetched_whole_is_not_in_the_cache(tmp_path: Path) ->
     assert len(source.fetched) == 2
 
 
+async def test_a_file_name_that_the_disk_refuses_is_the_policys_fault(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path, Source({"a" * 300: "x"}))
+    with pytest.raises(PolicyError) as caught:
+        await store.obtain(REF)
+    assert caught.value.code == "snapshot_refused"
+
+
 async def test_a_snapshot_that_was_changed_on_the_disk_is_fetched_again(tmp_path: Path) -> None:
     source = Source({"policy.py": "x"})
     store = SnapshotStore(tmp_path, source)
