@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.chain import Chain, Subnet
 from kinitro.environments import EnvironmentSpec
-from kinitro.errors import ChainUnreachable
+from kinitro.errors import ChainUnreachable, KinitroError
 from kinitro.logs import get_logger
 from kinitro.scheduler import ownership, planning, publishing
 from kinitro.scheduler.ownership import PolicyInspector
@@ -22,7 +22,6 @@ from kinitro.storage import (
     MinerEntry,
     OpenCycle,
     Sighting,
-    Submission,
     add_active_time,
     claim_ledger,
     close_over_budget,
@@ -31,6 +30,8 @@ from kinitro.storage import (
     expire_leases,
     fail_cycle,
     fail_remaining,
+    first_blocks,
+    forget_executors,
     give_places,
     insert_plan,
     known_owners,
@@ -214,8 +215,10 @@ class Lifecycle:
         async with self._connection.begin():
             submissions = await record_sightings(self._connection, readable)
             line = planning.line_up(admitted, submissions, await tree_digests(self._connection))
-            placed = await self._with_places(line, submissions)
+            seekers = planning.place_seekers(line, turned_away, submissions)
+            placed = planning.with_places(line, await give_places(self._connection, seekers))
             await set_notice(self._connection, "miners", None)
+            await forget_executors(self._connection)
             plan = CyclePlan(
                 block_number=subnet.block,
                 netuid=subnet.netuid,
@@ -234,12 +237,6 @@ class Lifecycle:
             cycle_id = await insert_plan(self._connection, plan)
         log.info("cycle_planned", cycle_id=cycle_id, target_block=plan.target_block, salt_sha256=plan.salt_sha256)
         return OpenCycle(cycle_id, CycleStatus.PENDING, plan, 0.0)
-
-    async def _with_places(
-        self, line: tuple[MinerEntry, ...], submissions: dict[str, Submission]
-    ) -> tuple[MinerEntry, ...]:
-        evaluated = [submissions[miner.hotkey].id for miner in line if miner.state is MinerState.EVALUATED]
-        return planning.with_places(line, await give_places(self._connection, evaluated))
 
     async def finish(self, cycle: OpenCycle) -> None:
         """Takes an open cycle to its end."""
@@ -314,21 +311,34 @@ class Lifecycle:
         async with self._connection.begin():
             if not await lock_running(self._connection, cycle.id):
                 return
-            now = await progress(self._connection, cycle.id)
-            if now.failed > publishing.MAX_FAILED_SHARE * now.total:
-                reason = f"{now.failed} of {now.total} episodes could not be evaluated (more than 5 %)"
+            reason = await self._close(cycle, subnet)
+            if reason is not None:
                 await fail_cycle(self._connection, cycle.id, reason)
-            else:
-                reason = None
-                export = await load_export(self._connection, cycle.id)
-                closing = publishing.close(
-                    cycle, export, subnet, weights_lifetime_blocks=self._settings.weights_lifetime_blocks
-                )
-                await complete_cycle(self._connection, cycle, closing)
         if reason is None:
             log.info("cycle_completed", cycle_id=cycle.id)
         else:
             log.error("cycle_failed", cycle_id=cycle.id, reason=reason)
+
+    async def _close(self, cycle: OpenCycle, subnet: Subnet) -> str | None:
+        """Scores and completes the cycle, or says why that can't be done, having written nothing."""
+        now = await progress(self._connection, cycle.id)
+        if now.failed > publishing.MAX_FAILED_SHARE * now.total:
+            return f"{now.failed} of {now.total} episodes could not be evaluated (more than 5 %)"
+        export = await load_export(self._connection, cycle.id)
+        first_seen = await first_blocks(self._connection, cycle.id)
+        try:
+            closing = publishing.close(
+                cycle,
+                export,
+                subnet,
+                first_seen=first_seen,
+                weights_lifetime_blocks=self._settings.weights_lifetime_blocks,
+            )
+        except KinitroError as error:
+            # The same verdicts lead to the same error: trying again would hold up every later cycle.
+            return f"it could not be scored: {error.message}"
+        await complete_cycle(self._connection, cycle, closing)
+        return None
 
     async def _fail(self, cycle: OpenCycle, reason: str) -> None:
         async with self._connection.begin():

@@ -83,6 +83,19 @@ def _entry(
     )
 
 
+def place_seekers(
+    line: Iterable[MinerEntry], turned_away: Iterable[MinerEntry], submissions: Mapping[str, Submission]
+) -> list[int]:
+    """The submissions that get places, in order of line: those evaluated, and those that only wait for the hub.
+
+    Who waits keeps its turn, since the hub's trouble is not its fault; copies and rejected ones have none.
+    """
+    evaluated = [miner for miner in line if miner.state is MinerState.EVALUATED]
+    waiting = [miner for miner in turned_away if miner.state is MinerState.QUEUED]
+    seeking = [(submissions[miner.hotkey], miner.uid) for miner in (*evaluated, *waiting)]
+    return [one.id for one, _ in sorted(seeking, key=lambda pair: (pair[0].first_seen_block, pair[1]))]
+
+
 def with_places(line: Iterable[MinerEntry], place_of: Mapping[int, int]) -> tuple[MinerEntry, ...]:
     """The line with the places that were given, by submission id. Copies have none."""
     return tuple(

@@ -13,13 +13,17 @@ MAX_FAILED_SHARE = 0.05
 """A cycle of which more tasks than this got no verdict is not scored."""
 
 
-def find_copies(export: CycleExport) -> dict[int, int]:
-    """Miners whose snapshot turned out equal to that of one before them: uid to the earlier one's uid."""
+def find_copies(export: CycleExport, first_seen: Mapping[int, int]) -> dict[int, int]:
+    """Miners whose snapshot turned out equal to that of one seen before them: uid to the earlier one's uid.
+
+    `first_seen` maps uid to the block its policy was first seen at, ties by uid. Not by place: one who got its place
+    late, say because it was a copy then, may still have been there first.
+    """
     digest_of = {episode.uid: episode.tree_digest for episode in export.episodes if episode.tree_digest}
     evaluated = [miner for miner in export.miners if miner.state is MinerState.EVALUATED and miner.place is not None]
     owner_of: dict[str, int] = {}
     copies: dict[int, int] = {}
-    for miner in sorted(evaluated, key=lambda miner: miner.place or 0):
+    for miner in sorted(evaluated, key=lambda miner: (first_seen[miner.uid], miner.uid)):
         digest = digest_of.get(miner.uid)
         if digest is None:
             continue
@@ -30,9 +34,9 @@ def find_copies(export: CycleExport) -> dict[int, int]:
 
 
 def without_copies(export: CycleExport, copies: Mapping[int, int]) -> CycleExport:
-    """The export as it is scored and published, with late-found copies marked."""
+    """The export as it is scored and published, with late-found copies marked. Copies have no place."""
     miners = [
-        miner.model_copy(update={"state": MinerState.COPY, "reason": copy_reason(copies[miner.uid])})
+        miner.model_copy(update={"state": MinerState.COPY, "place": None, "reason": copy_reason(copies[miner.uid])})
         if miner.uid in copies
         else miner
         for miner in export.miners
@@ -40,9 +44,19 @@ def without_copies(export: CycleExport, copies: Mapping[int, int]) -> CycleExpor
     return export.model_copy(update={"miners": miners})
 
 
-def close(cycle: OpenCycle, export: CycleExport, subnet: Subnet, *, weights_lifetime_blocks: int) -> Closing:
-    """Scores a finished cycle through the same function as `kinitro score`. `subnet` is as of publishing."""
-    copies = find_copies(export)
+def close(
+    cycle: OpenCycle,
+    export: CycleExport,
+    subnet: Subnet,
+    *,
+    first_seen: Mapping[int, int],
+    weights_lifetime_blocks: int,
+) -> Closing:
+    """Scores a finished cycle through the same function as `kinitro score`. `subnet` is as of publishing.
+
+    `first_seen` maps each evaluated uid to the first block its policy was seen at. Raises `InvalidExport`.
+    """
+    copies = find_copies(export, first_seen)
     final = without_copies(export, copies)
     score = score_cycle(final)
     hotkeys = {miner.uid: miner.hotkey for miner in final.miners}

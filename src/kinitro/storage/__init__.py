@@ -24,7 +24,7 @@ from kinitro.storage.cycles import (
 )
 from kinitro.storage.database import Database, open_database
 from kinitro.storage.export import load_export
-from kinitro.storage.line import Sighting, Submission, give_places, record_sightings, tree_digests
+from kinitro.storage.line import Sighting, Submission, first_blocks, give_places, record_sightings, tree_digests
 from kinitro.storage.task_life import (
     CycleProgress,
     PlannedTask,
@@ -32,6 +32,7 @@ from kinitro.storage.task_life import (
     create_tasks,
     expire_leases,
     fail_remaining,
+    forget_executors,
     progress,
 )
 from kinitro.storage.task_pool import TaskPool
@@ -58,6 +59,8 @@ __all__ = [
     "expire_leases",
     "fail_cycle",
     "fail_remaining",
+    "first_blocks",
+    "forget_executors",
     "give_places",
     "insert_plan",
     "known_owners",

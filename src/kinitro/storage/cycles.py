@@ -318,7 +318,7 @@ async def _mark_copies(connection: AsyncConnection, cycle_id: int, copies: Mappi
         await connection.execute(
             sa.update(t.cycle_miners)
             .where(t.cycle_miners.c.cycle_id == cycle_id, t.cycle_miners.c.uid == uid)
-            .values(state=MinerState.COPY, reason=reason)
+            .values(state=MinerState.COPY, reason=reason, place=None)
         )
 
 

@@ -82,6 +82,16 @@ async def tree_digests(connection: AsyncConnection) -> dict[tuple[str, str], str
     return {(row.repo_key, row.revision): row.tree_digest for row in await connection.execute(sa.select(t.snapshots))}
 
 
+async def first_blocks(connection: AsyncConnection, cycle_id: int) -> dict[int, int]:
+    """The block at which each of a cycle's miners was first seen with its policy, by uid."""
+    query = (
+        sa.select(t.cycle_miners.c.uid, t.submissions.c.first_seen_block)
+        .join(t.submissions, t.submissions.c.id == t.cycle_miners.c.submission_id)
+        .where(t.cycle_miners.c.cycle_id == cycle_id)
+    )
+    return {row.uid: row.first_seen_block for row in await connection.execute(query)}
+
+
 async def give_places(connection: AsyncConnection, submission_ids: Sequence[int]) -> dict[int, int]:
     """Gives the next serial numbers to submissions that have none, in the order given; returns all their places."""
     known = {

@@ -95,6 +95,12 @@ async def fail_remaining(connection: AsyncConnection, cycle_id: int, reason: str
     return len(result.all())
 
 
+async def forget_executors(connection: AsyncConnection) -> int:
+    """Forgets the executors not heard of for a day, and returns their number. One that comes back is known again."""
+    result = await connection.execute(_FORGET)
+    return len(result.all())
+
+
 async def progress(connection: AsyncConnection, cycle_id: int) -> CycleProgress:
     """Counts a cycle's tasks. All zero for a cycle that has none."""
     row = (await connection.execute(_PROGRESS, {"cycle": cycle_id})).one()
@@ -158,6 +164,10 @@ _FAIL = text("""
           order by id for update) open
     where t.id = open.id
     returning t.id
+""")
+
+_FORGET = text("""
+    delete from executors where last_seen_at < clock_timestamp() - interval '1 day' returning executor_id
 """)
 
 _PROGRESS = text("""

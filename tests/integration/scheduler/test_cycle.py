@@ -186,7 +186,30 @@ async def test_a_copy_under_another_name_earns_nothing_in_the_very_cycle_it_is_f
     async with database.begin() as connection:
         export = await load_export(connection, cycle_id)
     (entry,) = [miner for miner in export.miners if miner.uid == copy]
-    assert (entry.state, entry.reason) == (MinerState.COPY, f"copy of uid {owner}")
+    assert (entry.state, entry.reason, entry.place) == (MinerState.COPY, f"copy of uid {owner}", None)
+
+
+async def test_a_cycle_that_can_not_be_scored_fails_with_its_reason_and_the_next_one_runs(database, ledger):
+    miner = await commit(ledger, "miner", "a/policy")
+
+    async with leading(database, ledger) as lifecycle:
+        running = asyncio.create_task(lifecycle.run())
+        await until(database, sa.select(t.tasks.c.id))
+        async with database.begin() as connection:
+            # As after an upgrade that reads the numbers otherwise: no place is below 1.
+            await connection.execute(sa.update(t.cycle_miners).values(place=0))
+        work = [running, asyncio.create_task(execute(database, succeed))]
+        try:
+            await until(database, sa.select(t.cycles.c.id).where(t.cycles.c.status == CycleStatus.COMPLETED))
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+    failed = await row(database, t.cycles, 1)
+    assert failed.status == CycleStatus.FAILED
+    assert "could not be scored" in failed.failure_reason
+    assert "a place is not positive" in failed.failure_reason
+    assert (await row(database, t.weights, 2)).weights == {str(miner): 1.0}
 
 
 async def test_a_cycle_with_too_many_unevaluated_episodes_fails_and_publishes_nothing(database, ledger):
@@ -400,6 +423,38 @@ async def test_a_hub_that_fails_keeps_a_miner_queued_with_its_place_in_line(data
     await run_one_cycle(database, ledger, succeed, inspector=hub)
     assert (await listed(database))[first][0] is MinerState.EVALUATED
     assert await notice(database, "hub") is None
+    async with database.begin() as connection:
+        export = await load_export(connection, cycle_id + 1)
+    assert {miner.uid: miner.place for miner in export.miners} == {first: 1, second: 2}
+
+
+async def test_who_was_seen_first_is_the_original_even_where_it_got_its_place_later(database, ledger):
+    owner, copier = await commit(ledger, "owner", "a/policy"), await commit(ledger, "copier", "b/renamed", "b" * 40)
+    # The owner's repo is private when the cycle is planned: rejected, so without a place.
+    hub = Hub(a__policy=PolicyError("The repo is private.", code="snapshot_private"), b__renamed=address("copier"))
+    await run_one_cycle(database, ledger, succeed, inspector=hub)
+    hub.answers["a/policy"] = address("owner")
+    cycle_id = await run_one_cycle(
+        database, ledger, lambda task: result(task, success=True, tree_digest="same"), inspector=hub
+    )
+    async with database.begin() as connection:
+        export = await load_export(connection, cycle_id)
+    assert {miner.uid: miner.state for miner in export.miners} == {
+        owner: MinerState.EVALUATED,
+        copier: MinerState.COPY,
+    }
+
+
+async def test_an_executor_not_heard_of_for_a_day_is_forgotten(database, ledger):
+    async with database.begin() as connection:
+        long_ago = sa.text("clock_timestamp() - interval '25 hours'")
+        await connection.execute(sa.insert(t.executors).values(executor_id="gone", last_seen_at=long_ago))
+        await connection.execute(sa.insert(t.executors).values(executor_id="asleep"))
+    await commit(ledger, "miner", "a/policy")
+    await run_one_cycle(database, ledger, succeed)
+    async with database.begin() as connection:
+        known = set(await connection.scalars(sa.select(t.executors.c.executor_id)))
+    assert known == {"asleep", "executor"}
 
 
 async def test_a_hub_that_is_down_from_the_start_costs_nobody_a_place(database, ledger):
