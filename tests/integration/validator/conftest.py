@@ -55,11 +55,11 @@ class Backend:
             genesis = await chain.genesis()
             await cycles.claim_ledger(connection, genesis, netuid)
             sightings = [
-                storage.Sighting(uid, hotkeys[uid], PolicyRef(f"miner/policy-{uid}", f"{uid:040x}"), uid + 1)
+                line.Sighting(uid, hotkeys[uid], PolicyRef(f"miner/policy-{uid}", f"{uid:040x}"), uid + 1)
                 for uid in wins
             ]
-            known = await storage.record_sightings(connection, sightings)
-            places = await storage.give_places(connection, [known[hotkeys[uid]].id for uid in wins])
+            known = await line.record_sightings(connection, sightings)
+            places = await line.give_places(connection, [known[hotkeys[uid]].id for uid in wins])
             miners = tuple(
                 cycles.MinerEntry(
                     seen.uid,
