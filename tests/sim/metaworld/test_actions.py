@@ -1,14 +1,25 @@
 """Our channels reach MetaWorld's native action space exactly, and no further."""
 
+from collections.abc import Callable
+from typing import NoReturn
+
 import numpy as np
 import pytest
 
 from kinitro.environments.base import Randomisation
 from kinitro.environments.metaworld.adapter import MetaWorldEnvironment
 from kinitro.environments.metaworld.experts import NativeEpisodes, as_channels
+from kinitro.errors import EnvironmentFault
 from kinitro.policy.messages import Action
 
 STILL = np.zeros(6)
+
+
+def raising(failure: Exception) -> Callable[..., NoReturn]:
+    def fail(*_: object) -> NoReturn:
+        raise failure
+
+    return fail
 
 
 def solves(environment: MetaWorldEnvironment, seed: int) -> bool:
@@ -107,6 +118,26 @@ def test_a_simulation_that_diverges_fails_the_episode(build, tmp_path, monkeypat
     assert step.failed is not None
     assert "overflowed" in step.failed
     assert not step.success
+
+
+@pytest.mark.parametrize("failure", [ValueError("not finite"), AssertionError("h_prod")])
+def test_a_reward_that_gives_up_on_a_diverged_simulation_fails_the_episode(
+    failure: Exception, build, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its own log where it stands
+    environment = build("push-v3")
+    environment.reset(1)
+    monkeypatch.setattr(environment._simulator._native, "compute_reward", raising(failure))
+    environment._simulator.data.qvel[:] = 1e30
+    assert environment.step(Action()).failed is not None
+
+
+def test_a_reward_that_gives_up_on_a_sound_simulation_is_our_fault(build, monkeypatch) -> None:
+    environment = build("push-v3")
+    environment.reset(1)
+    monkeypatch.setattr(environment._simulator._native, "compute_reward", raising(AssertionError("h_prod")))
+    with pytest.raises(EnvironmentFault, match="could not step"):
+        environment.step(Action())
 
 
 def test_the_next_episode_after_a_divergence_is_whole(build, tmp_path, monkeypatch) -> None:

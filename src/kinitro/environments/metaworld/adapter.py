@@ -18,7 +18,7 @@ from kinitro.environments.base import (
 from kinitro.environments.metaworld import cameras, randomisation, tasks
 from kinitro.environments.metaworld.experts import Expert, as_channels, expert
 from kinitro.environments.metaworld.rendering import Marker, Renderer
-from kinitro.environments.metaworld.simulator import Simulator
+from kinitro.environments.metaworld.simulator import DivergedError, Simulator
 from kinitro.policy.messages import Action, Image, Observation
 
 Vector = NDArray[np.float64]
@@ -62,9 +62,12 @@ class MetaWorldEnvironment(Environment):
         The rotation part of `ee_twist` is ignored: the hand's orientation is held by the simulator. Without
         `ee_twist` the hand's target stays, without `gripper` the fingers keep their last command.
         """
-        native = self._simulator.step(self.native_action(action))
+        try:
+            native = self._simulator.step(self.native_action(action))
+        except DivergedError:
+            return self._overflowed()
         if self._simulator.diverged() or not np.isfinite(native.reward):
-            return Step(self._observe(), 0.0, success=False, failed="a position, velocity or acceleration overflowed")
+            return self._overflowed()
         return Step(self._observe(), native.reward, success=native.success)
 
     def native_action(self, action: Action) -> Vector:
@@ -105,6 +108,9 @@ class MetaWorldEnvironment(Environment):
             if renderer is not None:
                 renderer.close()
         self._simulator.close()
+
+    def _overflowed(self) -> Step:
+        return Step(self._observe(), 0.0, success=False, failed="a position, velocity or acceleration overflowed")
 
     def _observe(self) -> Observation:
         proprio, extra = self._sense(), {"instruction": self.spec.instruction}

@@ -41,6 +41,10 @@ class NativeStep:
     success: bool
 
 
+class DivergedError(Exception):
+    """The actions made the simulation overflow."""
+
+
 class Simulator:
     """One MetaWorld task. `reset(seed, draw)` forgets everything that came before it."""
 
@@ -106,8 +110,20 @@ class Simulator:
         self.privileged = self._first_observation()
 
     def step(self, action: Vector) -> NativeStep:
-        """Advances one control step (12.5 ms) with a native action (4, each in [-1, 1])."""
-        observation, reward, _, _, info = _translating(lambda: self._native.step(action), "MetaWorld could not step")
+        """Advances one control step (12.5 ms) with a native action (4, each in [-1, 1]).
+
+        Raises:
+            DivergedError: a number has overflowed and MetaWorld's own code gave up on it.
+            EnvironmentFault: MetaWorld failed for any other reason.
+        """
+        try:
+            observation, reward, _, _, info = _translating(
+                lambda: self._native.step(action), "MetaWorld could not step"
+            )
+        except EnvironmentFault as error:
+            if self.diverged():
+                raise DivergedError(error.message) from error
+            raise
         self.privileged = observation
         return NativeStep(float(reward), bool(info["success"]))
 
