@@ -6,7 +6,7 @@ import pytest
 
 from kinitro.chain import Neuron
 from kinitro.scheduler import planning
-from kinitro.storage import Sighting, Submission
+from kinitro.storage import MinerEntry, Sighting, Submission
 from kinitro.types import MinerState, PolicyRef
 
 REVISION = "a" * 40
@@ -78,6 +78,15 @@ def test_copies_get_no_place():
     line = planning.line_up([first, second], remembered(first, second), {})
     placed = planning.with_places(line, {101: 1})
     assert [miner.place for miner in placed] == [1, None]
+
+
+def test_who_waits_for_the_hub_keeps_its_turn_in_line_and_the_rejected_have_none():
+    first, second, third = (sighting(uid, block=10 * uid) for uid in (1, 2, 3))
+    submissions = remembered(first, second, third)
+    waiting = MinerEntry(1, first.hotkey, first.ref, 10, None, None, MinerState.QUEUED, "the hub is down")
+    rejected = MinerEntry(3, third.hotkey, third.ref, 30, None, None, MinerState.REJECTED, "another's")
+    line = planning.line_up([second], submissions, {})
+    assert planning.place_seekers(line, [rejected, waiting], submissions) == [101, 102]
 
 
 def test_every_miner_meets_the_same_seeds_and_its_own_policy_seeds():
