@@ -46,5 +46,6 @@ def _set_up() -> None:
     asyncio.run(enter_miners(home_directory()))
     typer.echo(f"The bundled miners are on the dev ledger in {home_directory()}. Next, each in its own terminal:")
     typer.echo("  kinitro db init && kinitro api")
-    typer.echo(f"  kinitro scheduler --network dev --netuid {NETUID} --environments {','.join(ENVIRONMENTS)}")
+    chosen = ",".join(ENVIRONMENTS)
+    typer.echo(f"  kinitro scheduler --network dev --netuid {NETUID} --episodes-per-env 10 --environments {chosen}")
     typer.echo("  kinitro executor --eval-mode process")

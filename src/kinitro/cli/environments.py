@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kinitro.cli.common import JsonFlag, plain, print_json
+from kinitro.errors import ConfigurationError
 
 app = typer.Typer(
     help="Environments: what there is, a short run to see that it works, and their images.", no_args_is_help=True
@@ -54,6 +55,8 @@ def run_test(
     from kinitro.environments import preview as previews
 
     spec = find(env_id)
+    if picture is not None and picture.suffix.lower() != ".gif":
+        raise ConfigurationError(f"{picture} is not a .gif file.", advice="The animation is a GIF: --picture NAME.gif")
     file = (picture or Path(f"{env_id.replace('/', '-')}.gif")) if images else None
     found = previews.preview(
         spec,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import JsonFlag, plain, print_json
+from kinitro.cli.common import JsonFlag, plain, print_json, run_service
 from kinitro.cli.wallet_flags import (
     HotkeyNameFlag,
     NetuidFlag,
@@ -66,7 +66,7 @@ def init(
 def serve(
     path: Annotated[Path, typer.Argument(help="The policy folder.", show_default=False)] = Path(),
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 8010,
 ) -> None:
     """Run a policy as the evaluator runs it, until Ctrl-C. Nothing isolates it: serve only what you trust."""
     from kinitro.miner.serve import serve_folder
@@ -123,7 +123,15 @@ def run_check(path: Path, plan: "CheckPlan", *, quiet: bool = False) -> "Report"
     from kinitro.miner.check import check_policy
 
     configure_logging("WARNING")
-    report = asyncio.run(check_policy(path, plan, (lambda _: None) if quiet else _print_finding))
+    reports: list[Report] = []
+
+    async def work() -> None:
+        reports.append(await check_policy(path, plan, (lambda _: None) if quiet else _print_finding))
+
+    run_service(work)  # so that a signal takes the copy of the policy and its server along
+    if not reports:
+        raise typer.Exit(143)
+    (report,) = reports
     if not quiet:
         _print_verdict(report)
     return report

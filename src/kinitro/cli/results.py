@@ -149,7 +149,11 @@ def read_export(file: Path) -> "CycleExport":
         ) from None
     except (ValueError, RecursionError) as error:
         first = error.errors()[0] if isinstance(error, ValidationError) else None
-        where = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}" if first else "it is not JSON"
+        where = (
+            ": ".join([*(".".join(map(str, first["loc"])),) * bool(first["loc"]), first["msg"]])
+            if first
+            else "it is not JSON"
+        )
         raise ConfigurationError(
             f"{file} is not an exported cycle: {where}.", advice="Make one with `kinitro export CYCLE_ID -o FILE`."
         ) from None
