@@ -5,10 +5,19 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A temporary directory with a name short enough for a socket below it."""
+    with tempfile.TemporaryDirectory(prefix="kd-") as made:
+        yield Path(made)
 
 
 def start_demo(scratch: Path, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
@@ -36,8 +45,8 @@ def processes_of(scratch: Path) -> list[str]:
 
 
 @pytest.mark.timeout(240)
-def test_the_demo_ends_in_a_leaderboard_where_the_copy_earns_nothing(tmp_path):
-    demo = start_demo(tmp_path, "--episodes", "3")
+def test_the_demo_ends_in_a_leaderboard_where_the_copy_earns_nothing(scratch):
+    demo = start_demo(scratch, "--episodes", "3")
     shown, _ = demo.communicate(timeout=220)
     assert demo.returncode == 0, shown
     (weights,) = [line for line in shown.splitlines() if " weight" in line]
@@ -47,14 +56,14 @@ def test_the_demo_ends_in_a_leaderboard_where_the_copy_earns_nothing(tmp_path):
     assert shares[0] == 0.0
     assert shares[4] == 0.0
     assert "copycat earns nothing: it is a copy of uid 3" in " ".join(shown.split())
-    assert processes_of(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert processes_of(scratch) == []
+    assert list(scratch.iterdir()) == []
 
 
 @pytest.mark.timeout(240)
-def test_without_an_opengl_library_the_demo_says_so_and_goes_on_blind(tmp_path):
+def test_without_an_opengl_library_the_demo_says_so_and_goes_on_blind(scratch):
     demo = start_demo(
-        tmp_path, "--episodes", "1", KINITRO_GL="egl", __EGL_VENDOR_LIBRARY_FILENAMES=str(tmp_path / "no-driver.json")
+        scratch, "--episodes", "1", KINITRO_GL="egl", __EGL_VENDOR_LIBRARY_FILENAMES=str(scratch / "no-driver.json")
     )
     shown, _ = demo.communicate(timeout=220)
     assert demo.returncode == 0, shown
@@ -65,12 +74,12 @@ def test_without_an_opengl_library_the_demo_says_so_and_goes_on_blind(tmp_path):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seconds", [1.0, 12.0])
-def test_ctrl_c_leaves_nothing_behind(tmp_path, seconds):
-    demo = start_demo(tmp_path)
+def test_ctrl_c_leaves_nothing_behind(scratch, seconds):
+    demo = start_demo(scratch)
     time.sleep(seconds)
     demo.send_signal(signal.SIGINT)
     shown, _ = demo.communicate(timeout=60)
     assert demo.returncode == 130, shown
     assert "Traceback" not in shown
-    assert processes_of(tmp_path) == []
-    assert list(tmp_path.iterdir()) == []
+    assert processes_of(scratch) == []
+    assert list(scratch.iterdir()) == []
