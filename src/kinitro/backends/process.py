@@ -27,6 +27,7 @@ from kinitro.errors import InfrastructureError
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 20.0
 _KILL_TIMEOUT_S = 10.0
+_LOST = "supervisor_ended"
 _RUN_MARKER = "KINITRO_RUN"
 _THREAD_HINTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -80,6 +81,7 @@ class ProcessRun:
         self._stopping: asyncio.Task[None] | None = None
         self._identity = ""
         self._exit_code: int | None = None
+        self._lost: str | None = None
 
     @property
     def url(self) -> str:
@@ -92,7 +94,12 @@ class ProcessRun:
         return self._identity
 
     async def exit_code(self) -> int | None:
-        """None while it lives; negative is the signal that ended it."""
+        """None while it lives; negative is the signal that ended it.
+
+        `InfrastructureError` (`supervisor_ended`) when it was not its own doing: its supervisor was stopped or killed.
+        """
+        if self._exit_code is None and self._lost is not None:
+            raise InfrastructureError(f"{self._spec.name} was ended from outside: {self._lost}.", code=_LOST)
         return self._exit_code
 
     async def logs(self, lines: int = 20) -> str:
@@ -173,18 +180,22 @@ class ProcessRun:
 
     async def _follow(self, reader: asyncio.StreamReader) -> None:
         """Learns of the command's end; a supervisor that ends without telling was killed."""
+        reason: object = "its supervisor was killed"
         while line := await reader.readline():
-            code = _message(line).get("exit")
+            message = _message(line)
+            reason = message.get("ended", reason)
+            code = message.get("exit")
             if isinstance(code, int):
                 self._exit_code = code
-        if self._exit_code is None:
-            self._exit_code = -signal.SIGKILL
+        self._lost = str(reason)
         await asyncio.to_thread(_kill_marked, self._mark)
 
     async def _stop(self, grace_s: float) -> None:
         try:
             await self._end_supervisor(grace_s)
         finally:
+            if self._exit_code is None:
+                self._exit_code = -signal.SIGKILL
             self._reservation.close()
             await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
             self._on_stopped(self)

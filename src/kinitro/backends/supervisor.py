@@ -2,7 +2,8 @@
 
 A script of the standard library alone (`python -I -S supervisor.py ...`): it must start in milliseconds and depend on
 nothing that the command could break. Its standard input is a socket to the parent, one JSON object a line.
-Out: `{"pid", "started"}` or `{"failed"}` first, then `{"exit"}` when the command ends. In: `{"stop": grace seconds}`.
+Out: `{"pid", "started"}` or `{"failed"}` first, then `{"exit"}` when the command ends, or `{"ended"}` with the reason
+when this script was told by a signal to end it. In: `{"stop": grace seconds}`.
 End of input means that the parent is gone, however it died: the tree is killed at once.
 """
 
@@ -114,6 +115,9 @@ class _Supervisor:
         return wake
 
     def _end(self) -> None:
+        # Said before the command is killed: its end is then nobody's fault but ours.
+        if not self._over and not self._exited:
+            self._tell({"ended": "its supervisor was told to stop"})
         self._over = True
 
     def _serve(self, wake: socket.socket, output: int) -> None:
@@ -155,7 +159,8 @@ class _Supervisor:
                 kill_descendants(os.getpid(), self._child)
                 while self._on_output(output):
                     pass
-                self._tell({"exit": code})
+                if not self._over:
+                    self._tell({"exit": code})
 
     def _on_output(self, output: int) -> bool:
         try:

@@ -13,7 +13,7 @@ class HubLimits:
     """What is taken from a hub, and how long is waited for it. One attempt at a time, `attempts` in all."""
 
     max_bytes: int = 5 * GB
-    max_files: int = 10_000
+    max_files: int = 500
     deadline_s: float = 240.0
     attempts: int = 4
     first_pause_s: float = 1.0

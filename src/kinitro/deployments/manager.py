@@ -292,6 +292,9 @@ class DeploymentManager:
         began = self._clock()
         try:
             return await until_ready(running, self._settings.warmup_timeout_s)
+        except InfrastructureError:
+            began = self._clock()  # not the policy's time
+            raise
         finally:
             self._warmups[_key(ref)] = self._warmups.get(_key(ref), 0.0) + self._clock() - began
 

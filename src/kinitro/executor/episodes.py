@@ -1,6 +1,6 @@
 """One task from its policy to its result: where whose fault a failure is gets decided (contracts section 3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from uuid import uuid4
 
@@ -8,7 +8,7 @@ from kinitro.backends.base import Running
 from kinitro.deployments import Deployment, DeploymentManager
 from kinitro.environments.protocol import EvaluateReply, EvaluateRequest
 from kinitro.environments.workers import EnvironmentWorkers
-from kinitro.errors import InfrastructureError, PolicyError
+from kinitro.errors import EnvironmentFault, InfrastructureError, PolicyError
 from kinitro.logs import get_logger, mask
 from kinitro.schemas import ResultIn, TaskOut
 from kinitro.types import EpisodeResult, ErrorKind, PolicyRef
@@ -39,12 +39,22 @@ class Outcome:
 
 
 class EpisodeRunner:
-    """Runs one task at a time for each caller; never raises but for cancellation."""
+    """Runs one task at a time for each caller; never raises but for cancellation.
 
-    def __init__(self, deployments: DeploymentManager, workers: EnvironmentWorkers, settings: EpisodeSettings) -> None:
+    `versions` are the environments' own, by id: what this executor's code says they are.
+    """
+
+    def __init__(
+        self,
+        deployments: DeploymentManager,
+        workers: EnvironmentWorkers,
+        settings: EpisodeSettings,
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
         self._deployments = deployments
         self._workers = workers
         self._settings = settings
+        self._versions = versions or {}
 
     async def run(self, task: TaskOut, on_deployed: Callable[[], None] = lambda: None) -> Outcome:
         """The task's outcome. `on_deployed` is called when its policy is up."""
@@ -95,7 +105,9 @@ class EpisodeRunner:
             model=task.miner_repo[:300],
         )
         async with self._workers.lease(task.env_id, policy) as server:
-            return await server.evaluate(request, settings.timeout_s + _GRACE_S)
+            reply = await server.evaluate(request, settings.timeout_s + _GRACE_S)
+        check_version(reply, self._versions.get(task.env_id))
+        return reply
 
     def _outcome(self, task: TaskOut, reply: EvaluateReply, deployment: Deployment | None) -> Outcome:
         result = self._marked(task, reply.result(), deployment)
@@ -116,6 +128,18 @@ class EpisodeRunner:
         """The result with the warm-up of its policy's server, which counts as the policy's time."""
         warmup_s = self._deployments.bill_warmup(PolicyRef(task.miner_repo, task.miner_revision))
         return replace(result, policy_seconds=(result.policy_seconds or 0.0) + warmup_s)
+
+
+def check_version(reply: EvaluateReply, version: str | None) -> None:
+    """Raises `EnvironmentFault` (`environment_version`) when an episode ran in another version than `version`."""
+    ran, env_id = reply.extra.environment_version, reply.extra.env_id
+    if version is None or ran is None or ran == version:
+        return
+    raise EnvironmentFault(
+        f"The environment server ran {env_id} {ran}, but this executor serves version {version}.",
+        code="environment_version",
+        advice=f"Rebuild its image with this code: `kinitro env build {env_id.partition('/')[0]}`.",
+    )
 
 
 def submission(task: TaskOut, result: EpisodeResult) -> ResultIn:

@@ -85,6 +85,7 @@ class Executor:
         self._healthy = asyncio.Event()
         self._healthy.set()
         self._changed = asyncio.Event()
+        self._ending = False
 
     async def run(self) -> None:
         """Works until cancelled. Raises `ConfigurationError` when the API refuses this executor."""
@@ -183,7 +184,9 @@ class Executor:
             await asyncio.sleep(_LOOK_AGAIN_S)
             return
         outcome = await _unless(held.lost, self._runner.run(held.task, lambda: self._on_deployed(held)))
-        if outcome is not None:
+        if outcome is not None and self._ending and _may_be_our_end(outcome):
+            await self._leases.release([held])
+        elif outcome is not None:
             self._report(held, outcome)
 
     def _on_deployed(self, held: Held) -> None:
@@ -249,6 +252,7 @@ class Executor:
     # Ending
 
     async def _wind_up(self) -> None:
+        self._ending = True
         if self._link.refused:
             await self._cancel_jobs()
             return
@@ -282,6 +286,11 @@ class Executor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_AGAIN_S):
                 await self._changed.wait()
+
+
+def _may_be_our_end(outcome: Outcome) -> bool:
+    """While ending: whoever ends us may have ended the servers too, a moment before."""
+    return outcome.fault is not None or outcome.code in ("died", "died_at_start", "disconnected")
 
 
 def _ref(held: Held) -> PolicyRef:

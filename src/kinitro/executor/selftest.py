@@ -13,7 +13,8 @@ from kinitro.deployments.manager import until_ready
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.environments.protocol import EvaluateRequest
 from kinitro.environments.workers import EnvironmentWorkers
-from kinitro.errors import EnvironmentFault, PolicyError
+from kinitro.errors import EnvironmentFault, InfrastructureError, PolicyError
+from kinitro.executor.episodes import check_version
 from kinitro.executor.link import ApiLink
 from kinitro.policy import server as policy_server
 
@@ -50,6 +51,7 @@ class SelfTest:
         self._link = link
         self._store = store
         self._env_ids = list({spec.family: spec.env_id for spec in reversed(environments)}.values())
+        self._versions = {spec.env_id: spec.version for spec in environments}
         self._python = python
 
     async def run(self, suspect: str) -> None:
@@ -57,6 +59,16 @@ class SelfTest:
         await self._link.check()
         if suspect.startswith("hub_"):
             await self._store.check()
+        try:
+            await self._run_in_scratch()
+        except OSError as error:
+            raise InfrastructureError(
+                f"The self-test can't write its policy or start it: {error}.",
+                code="selftest",
+                advice="Free some disk space in the folder for temporary files, or set TMPDIR.",
+            ) from error
+
+    async def _run_in_scratch(self) -> None:
         folder = Path(tempfile.mkdtemp(prefix="kinitro-selftest-"))
         try:
             (folder / "policy.py").write_text(_POLICY)
@@ -95,3 +107,4 @@ class SelfTest:
             reply = await server.evaluate(request, 2 * _TIMEOUT_S)
         if reply.error is not None:
             raise EnvironmentFault(f"The self-test failed in {env_id}: {reply.error}", code="selftest")
+        check_version(reply, self._versions.get(env_id))

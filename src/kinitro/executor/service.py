@@ -68,7 +68,9 @@ async def build_executor(
             leases=leases,
             outbox=Outbox(link, leases.drop),
             deployments=deployments,
-            runner=EpisodeRunner(deployments, workers, _episode_settings(settings)),
+            runner=EpisodeRunner(
+                deployments, workers, _episode_settings(settings), {spec.env_id: spec.version for spec in environments}
+            ),
             selftest=SelfTest(backend, workers, link, store, environments, stage.python),
         )
 

@@ -1,7 +1,7 @@
 import asyncio
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import structlog
 
 from kinitro.backends.process import ProcessBackend
 from kinitro.deployments.snapshots import SnapshotStore
+from kinitro.environments.base import EnvironmentSpec
 from kinitro.executor import build_executor
 from kinitro.settings import ExecutorSettings
 from kinitro.testing.line_world import LINE_REACH
@@ -123,7 +124,9 @@ def run_executor(
     """Runs an executor in this process for the length of a block; leaving it asks it to end, in order."""
 
     @asynccontextmanager
-    async def run(**changes: object) -> AsyncIterator[asyncio.Task[None]]:
+    async def run(
+        environments: Sequence[EnvironmentSpec] = (LINE_REACH,), **changes: object
+    ) -> AsyncIterator[asyncio.Task[None]]:
         chosen = {
             "api_url": api.url, "executor_id": "test", "eval_mode": "process", "max_concurrent": 2, "batch_size": 4,
             "poll_interval_seconds": 0.1, "miner_deployment_warmup_timeout": 10.0, "action_timeout": 2.0,
@@ -131,7 +134,7 @@ def run_executor(
         } | changes  # fmt: skip
         settings = ExecutorSettings.load(**chosen)
         server = (sys.executable, str(LINE_SERVER), "{host}", "{port}", str(switches))
-        async with build_executor(settings, environments=(LINE_REACH,), environment_server=server) as executor:
+        async with build_executor(settings, environments=environments, environment_server=server) as executor:
             task = asyncio.create_task(executor.run())
             try:
                 yield task

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from kinitro.errors import ConfigurationError
 from kinitro.executor import build_executor
 from kinitro.settings import ExecutorSettings
+from kinitro.testing.line_world import LINE_REACH
 from kinitro.types import ErrorKind, PolicyRef
 
 from .conftest import RIGHT, until
@@ -207,6 +209,33 @@ async def test_what_does_not_end_within_the_grace_is_given_back(api, run_executo
     assert not api.results
 
 
+async def test_servers_that_end_while_the_executor_does_blame_no_policy(api, run_executor, add_policy) -> None:
+    (task,) = api.add(add_policy("def act(obs):\n    time.sleep(1.0)\n    os._exit(3)"))
+    async with run_executor(shutdown_grace_seconds=20.0):
+        await until(lambda: api.started)
+        await asyncio.sleep(0.5)
+    assert not api.results
+    assert [pending.task_uuid for pending in api.pending] == [task]
+
+
+async def test_a_warm_up_counts_as_the_policys_time(api, run_executor, add_policy) -> None:
+    (task,) = api.add(add_policy("time.sleep(1.0)\ndef reset(task):\n    os._exit(0)"))
+    async with run_executor():
+        await until(lambda: api.results)
+    assert api.results[task].policy_seconds >= 1.0
+
+
+async def test_an_environment_of_another_version_gives_no_verdict(api, run_executor, add_policy) -> None:
+    (task,) = api.add(add_policy(MANY))
+    async with run_executor(environments=(replace(LINE_REACH, version="newer"),)):
+        await until(lambda: api.results)
+    assert api.results[task].error_kind is ErrorKind.INFRASTRUCTURE
+    assert f"ran {LINE_REACH.env_id} {LINE_REACH.version}, but this executor serves version newer" in (
+        api.results[task].error
+    )
+    assert "kinitro env build" in api.results[task].error
+
+
 @pytest.mark.parametrize("fault", ["broken", "dies"])
 async def test_three_faults_of_one_kind_pause_it_until_its_self_test_passes(
     api, run_executor, add_policy, switches: Path, events, fault: str
@@ -242,7 +271,7 @@ async def test_an_environment_server_that_hangs_is_replaced(
 
 
 async def test_a_mode_of_a_later_version_is_refused_with_the_way_out(home: Path) -> None:
-    with pytest.raises(ConfigurationError, match="--eval-mode process"):
+    with pytest.raises(ConfigurationError, match="Use --eval-mode docker"):
         async with build_executor(ExecutorSettings.load(eval_mode="basilica")):
             pass
 

@@ -14,6 +14,7 @@ import pytest
 
 from kinitro.backends.base import LaunchSpec, Limits
 from kinitro.backends.process import ProcessBackend
+from kinitro.errors import InfrastructureError
 from kinitro.testing.backend_suite import BackendSuite, get, until_answering, until_exited
 
 
@@ -56,15 +57,20 @@ class TestProcessBackend(BackendSuite):
         await until_exited(running)
         await until_dead(*pids)
 
-    async def test_a_killed_supervisor_takes_the_whole_tree_along(
-        self, backend: ProcessBackend, spec: LaunchSpec
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    async def test_a_supervisor_that_is_ended_takes_the_whole_tree_along_and_blames_nobody(
+        self, backend: ProcessBackend, spec: LaunchSpec, number: int
     ) -> None:
         running = await backend.launch(spec)
         server, daemon = await self._with_daemon(running)
         supervisor = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
-        os.kill(supervisor, signal.SIGKILL)
+        os.kill(supervisor, number)
         await until_dead(server, daemon)
-        assert await until_exited(running) == -signal.SIGKILL
+        with pytest.raises(InfrastructureError, match="ended from outside: its supervisor was") as caught:
+            await until_exited(running)
+        assert caught.value.code == "supervisor_ended"
+        await running.stop()
+        assert await running.exit_code() == -signal.SIGKILL
 
     async def test_a_server_that_ignores_the_request_to_end_is_killed_after_the_grace(
         self, backend: ProcessBackend, tmp_path: Path, spec: LaunchSpec
