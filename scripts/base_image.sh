@@ -7,7 +7,7 @@
 # downloads of the build work behind a proxy of yours: use it on your machines only, never push it.
 set -euo pipefail
 name=${1:-python:3.11-slim-bookworm}
-mirror=${2:-http://deb.debian.org/debian}
+mirror=${2:-} # none: debootstrap's own default
 
 if docker image inspect "$name" >/dev/null 2>&1; then
     echo "$name is already here."
@@ -21,7 +21,7 @@ done
 root=$(mktemp -d /var/tmp/kinitro-base.XXXXXX)
 trap 'rm -rf "$root"' EXIT
 chmod 755 "$root"
-debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv,python3-pip bookworm "$root" "$mirror"
+debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv,python3-pip bookworm "$root" ${mirror:+"$mirror"}
 ln -s python3 "$root/usr/bin/python"
 find /usr/local/share/ca-certificates -name '*.crt' -exec cp {} "$root/usr/local/share/ca-certificates/" \;
 chroot "$root" update-ca-certificates >/dev/null
