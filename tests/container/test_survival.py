@@ -124,6 +124,7 @@ async def test_a_container_killed_from_outside_is_nobodys_fault(api, run_executo
     async with run_executor(max_timesteps=60):
         await until(lambda: task in api.started and running_policy())
         await asyncio.sleep(1.0)
+        await until(lambda: docker("ps", "-q", "--filter", f"label=kinitro.role={role}").split())
         docker("kill", *docker("ps", "-q", "--filter", f"label=kinitro.role={role}").split())
         await until(lambda: task in api.results)
         assert api.results[task].error_kind is ErrorKind.INFRASTRUCTURE, api.results[task].error
