@@ -120,7 +120,8 @@ LOOKS = {
             except OSError:
                 pass
         threads = [threading.Thread(target=quietly, args=(target,)) for target in targets]
-        threads.append(threading.Thread(target=lambda: attempt("resolve", lambda: socket.getaddrinfo("example.com", 443))))
+        resolve = lambda: attempt("resolve", lambda: socket.getaddrinfo("example.com", 443))
+        threads.append(threading.Thread(target=resolve))
         for thread in threads:
             thread.start()
         for thread in threads:
