@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 STALL_EXCUSE_S = 0.05
 """A late action is ours when our own loop stood still for longer than this within that wait."""
+STALL_EXCUSE_SHARE = 0.1
+"""Other waits are long: there a stall excuses only when it took this share of the time allowed. A short one can't
+have decided a wait of half a minute, and would be a free second try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,14 @@ async def run_episode(
         return run.outcome(error=error, kind=ErrorKind.INFRASTRUCTURE)
 
 
-def attributed(error: PolicyError, since: float, monitor: StallMonitor) -> PolicyError | InfrastructureError:
-    """The same failure of a policy, or ours when it is a lateness that our own stalled loop may have caused."""
+def attributed(
+    error: PolicyError, since: float, monitor: StallMonitor, excuse_s: float = STALL_EXCUSE_S
+) -> PolicyError | InfrastructureError:
+    """The same failure of a policy, or ours when it is a lateness that our own loop, stalled for longer than
+    `excuse_s`, may have caused.
+    """
     stall_s = monitor.longest_stall_s(since)
-    if error.code != "timeout" or stall_s <= STALL_EXCUSE_S:
+    if error.code != "timeout" or stall_s <= excuse_s:
         return error
     return EnvironmentFault(
         f"{error.message} But this process itself stood still for {stall_s * 1000:.0f} ms of that time.",
@@ -142,7 +149,11 @@ class _Run:
     async def play(self) -> bool:
         self.started = self.clock()
         observation = self.environment.reset(self.request.seed)
-        await self._wait(lambda limit_s: self.policy.reset(self.request.task, limit_s), RESET_TIMEOUT_S)
+        await self._wait(
+            lambda limit_s: self.policy.reset(self.request.task, limit_s),
+            RESET_TIMEOUT_S,
+            excuse_s=STALL_EXCUSE_SHARE * RESET_TIMEOUT_S,
+        )
         while self.timesteps < self.request.max_timesteps:
             action = await self._next_action(observation)
             step = self._apply(action)
@@ -177,13 +188,15 @@ class _Run:
         self.total_reward += step.reward
         return step
 
-    async def _wait(self, call: Callable[[float], Awaitable[T]], limit_s: float) -> T:
+    async def _wait(
+        self, call: Callable[[float], Awaitable[T]], limit_s: float, *, excuse_s: float = STALL_EXCUSE_S
+    ) -> T:
         """Waits for the policy, within its own limit and the episode's."""
         left_s = self._time_left()
         try:
             return await call(min(limit_s, left_s))
         except PolicyError as error:
-            fault = attributed(error, self.policy.last_wait.started, self.monitor)
+            fault = attributed(error, self.policy.last_wait.started, self.monitor, excuse_s)
             if fault is error and error.code == "timeout" and left_s < limit_s:
                 raise self._overtime(waited_s=self.policy.last_wait.seconds) from error
             raise fault from error

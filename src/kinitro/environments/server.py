@@ -27,7 +27,13 @@ from kinitro.environments.base import (
     EnvironmentSpec,
     Randomisation,
 )
-from kinitro.environments.episode import EpisodeOutcome, EpisodeRequest, attributed, run_episode
+from kinitro.environments.episode import (
+    STALL_EXCUSE_SHARE,
+    EpisodeOutcome,
+    EpisodeRequest,
+    attributed,
+    run_episode,
+)
 from kinitro.environments.protocol import (
     MAX_ERROR_LENGTH,
     SECRET_VARIABLE,
@@ -41,7 +47,7 @@ from kinitro.environments.protocol import (
 from kinitro.environments.stall import StallMonitor
 from kinitro.errors import ConfigurationError, InfrastructureError, KinitroError, PolicyError
 from kinitro.logs import configure_logging, get_logger
-from kinitro.policy.client import Endpoint, PolicyClient
+from kinitro.policy.client import HEALTH_TIMEOUT_S, Endpoint, PolicyClient
 from kinitro.policy.messages import PolicyHealth, TaskConfig
 from kinitro.types import ErrorKind
 
@@ -187,7 +193,8 @@ class EvaluationService:
         try:
             health = await policy.health()
         except PolicyError as error:
-            raise attributed(error, policy.last_wait.started, self._monitor) from error
+            excuse_s = STALL_EXCUSE_SHARE * HEALTH_TIMEOUT_S
+            raise attributed(error, policy.last_wait.started, self._monitor, excuse_s) from error
         if not health.model_loaded:
             raise PolicyError("The policy's /health says that its model is not loaded.", code="unhealthy")
         return health

@@ -215,6 +215,15 @@ async def test_a_failing_reset_is_the_policys(raw_policy) -> None:
     assert (outcome.error_kind, outcome.error_code, outcome.timesteps) == (ErrorKind.POLICY, "http_error", 0)
 
 
+async def test_a_short_stall_of_ours_does_not_excuse_a_reset_that_never_ends(raw_policy) -> None:
+    async def handler(_path, _body, _writer):
+        time.sleep(0.15)  # noqa: ASYNC251 - so the loop that waits for the policy stands still
+        await asyncio.sleep(3600)
+
+    outcome = await run(await raw_policy(handler, everything=True), stall_clock=time.monotonic, timeout_s=0.6)
+    assert (outcome.error_kind, outcome.error_code) == (ErrorKind.POLICY, "episode_timeout")
+
+
 async def test_a_policy_is_told_its_own_seed_and_never_the_episodes(raw_policy) -> None:
     told = {}
 
