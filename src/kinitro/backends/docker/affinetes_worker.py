@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _serve(answers: Any) -> None:
-    import affinetes  # noqa: PLC0415 - patches asyncio
+    import affinetes
 
     load_env = affinetes.load_env  # imports the rest of it
     logging.getLogger("affinetes").setLevel(logging.ERROR)
@@ -63,7 +63,7 @@ def _answer(load_env: Callable[..., object], request: dict[str, Any], answers: A
 
 def _load(load_env: Callable[..., object], arguments: dict[str, Any]) -> None:
     """Starts one container and waits until its server answers. Addresses and log limits become the SDK's types."""
-    from docker.types import EndpointConfig, LogConfig, Ulimit  # noqa: PLC0415
+    from docker.types import EndpointConfig, LogConfig, Ulimit
 
     options = dict(arguments)
     address, network = options.pop("address"), options["network"]

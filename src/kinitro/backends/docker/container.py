@@ -83,7 +83,7 @@ def hardened(spec: LaunchSpec, extra: Mapping[str, str], *, as_json: bool = Fals
 
 
 def _sdk_types(log: dict[str, Any], ulimits: list[dict[str, Any]], gpus: int) -> dict[str, Any]:
-    from docker.types import DeviceRequest, LogConfig, Ulimit  # noqa: PLC0415
+    from docker.types import DeviceRequest, LogConfig, Ulimit
 
     options: dict[str, Any] = {"log_config": LogConfig(**log), "ulimits": [Ulimit(**limit) for limit in ulimits]}
     if gpus:
@@ -144,7 +144,7 @@ class DockerRun:
         engine, name = self._engine, self.place.name
 
         def read() -> str:
-            from docker.errors import NotFound  # noqa: PLC0415
+            from docker.errors import NotFound
 
             with contextlib.suppress(NotFound):
                 container = engine.client.containers.get(name)
@@ -176,7 +176,7 @@ class DockerRun:
         engine, name = self._engine, self.place.name
 
         def change() -> None:
-            from docker.errors import APIError  # noqa: PLC0415
+            from docker.errors import APIError
 
             if before is not None:
                 with contextlib.suppress(APIError):  # the network may be gone with its policy
@@ -215,7 +215,7 @@ class DockerRun:
         engine, name = self._engine, self.place.name
 
         def inspect() -> dict[str, Any]:
-            from docker.errors import NotFound  # noqa: PLC0415
+            from docker.errors import NotFound
 
             with contextlib.suppress(NotFound):
                 found: dict[str, Any] = engine.client.api.inspect_container(name)
@@ -242,7 +242,7 @@ class DockerRun:
 
 
 def _end_container(engine: Engine, name: str, grace_s: float) -> int:
-    from docker.errors import APIError, NotFound  # noqa: PLC0415
+    from docker.errors import APIError, NotFound
 
     code = _GONE
     with contextlib.suppress(NotFound):
@@ -259,7 +259,7 @@ def _end_container(engine: Engine, name: str, grace_s: float) -> int:
 
 
 def _remove_volume(engine: Engine, name: str | None) -> None:
-    from docker.errors import NotFound  # noqa: PLC0415
+    from docker.errors import NotFound
 
     if name is not None:
         with contextlib.suppress(NotFound):

@@ -65,7 +65,7 @@ class Installer:
         return volume
 
     def _has(self, volume: str) -> bool:
-        from docker.errors import NotFound  # noqa: PLC0415
+        from docker.errors import NotFound
 
         with contextlib.suppress(NotFound):
             self.engine.client.volumes.get(volume)
@@ -107,7 +107,7 @@ class Installer:
                 record.unlink(missing_ok=True)
 
     def _remove(self, volume: str) -> bool:
-        from docker.errors import APIError, NotFound  # noqa: PLC0415
+        from docker.errors import APIError, NotFound
 
         try:
             self.engine.client.volumes.get(volume).remove(force=True)
@@ -133,7 +133,7 @@ def _watch(container: Any) -> None:  # the SDK's
 
 
 def _size(container: Any) -> int:  # the SDK's
-    from docker.errors import APIError  # noqa: PLC0415
+    from docker.errors import APIError
 
     with contextlib.suppress(APIError, ValueError, IndexError):  # it may have ended
         return int(container.exec_run(["du", "-sb", FOLDER]).output.split()[0])

@@ -34,7 +34,7 @@ class Engine:
     def connect(cls) -> Self:
         """Raises `ConfigurationError` when there is no SDK or no engine answers."""
         try:
-            import docker  # noqa: PLC0415 - optional, and slow to import
+            import docker
         except ImportError as error:
             raise ConfigurationError(
                 f"Docker mode needs the docker extra: {error}.", advice="Install it: pip install 'kinitro[docker]'."
@@ -60,7 +60,7 @@ class Engine:
 
     def ensure_image(self, image: str, how_to_build: str) -> str:
         """The image's id; pulls it when it is not here. `ConfigurationError` "Failed to pull image" when it can't."""
-        from docker.errors import APIError, ImageNotFound  # noqa: PLC0415
+        from docker.errors import APIError, ImageNotFound
 
         try:
             with contextlib.suppress(ImageNotFound):
@@ -82,8 +82,8 @@ class Engine:
         Addresses of the upper half are given out by the engine, those of the lower half by us alone: an address that
         we gave to one container never goes to another.
         """
-        from docker.errors import APIError  # noqa: PLC0415
-        from docker.types import IPAMConfig, IPAMPool  # noqa: PLC0415
+        from docker.errors import APIError
+        from docker.types import IPAMConfig, IPAMPool
 
         upper = list(subnet.subnets(prefixlen_diff=1))[1]
         pool = IPAMPool(subnet=str(subnet), gateway=str(subnet[1]), iprange=str(upper))
@@ -103,7 +103,7 @@ class Engine:
 
     def remove_network(self, network_id: str) -> None:
         """Removes it and lets go of whoever is still on it. Nothing happens when it is gone."""
-        from docker.errors import APIError, NotFound  # noqa: PLC0415
+        from docker.errors import APIError, NotFound
 
         with contextlib.suppress(NotFound):
             network = self.client.networks.get(network_id)
@@ -139,7 +139,7 @@ class Engine:
 
     def remove_labelled(self, label: str) -> int:
         """Removes them all and says how many there were."""
-        from docker.errors import APIError, NotFound  # noqa: PLC0415
+        from docker.errors import APIError, NotFound
 
         containers, networks, volumes = self.labelled(label)
         for container in containers:
@@ -166,8 +166,8 @@ class Engine:
 @contextlib.contextmanager
 def translated(what: str) -> Iterator[None]:
     """The SDK's errors as ours."""
-    import requests  # noqa: PLC0415 - comes with the SDK
-    from docker.errors import DockerException, ImageNotFound  # noqa: PLC0415
+    import requests
+    from docker.errors import DockerException, ImageNotFound
 
     try:
         yield

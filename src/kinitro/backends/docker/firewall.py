@@ -41,7 +41,7 @@ def install(engine: Engine, settings: DockerSettings, run: str) -> None:
 
 def remove(engine: Engine, settings: DockerSettings, run: str) -> None:
     """Removes the run's rule, if there is one and the helper's image is still here."""
-    from docker.errors import ImageNotFound  # noqa: PLC0415
+    from docker.errors import ImageNotFound
 
     try:
         _helper(engine, settings, run, _REMOVE)

@@ -47,9 +47,9 @@ class EngineWatch:
                 self._stream.close()
 
     def _follow(self) -> None:
-        import requests  # noqa: PLC0415 - comes with the SDK
-        from docker.errors import DockerException  # noqa: PLC0415
-        from urllib3.exceptions import HTTPError  # noqa: PLC0415
+        import requests
+        from docker.errors import DockerException
+        from urllib3.exceptions import HTTPError
 
         wanted = {"type": "container", "label": self._label, "event": ["kill", "stop"]}
         while not self._closed:
