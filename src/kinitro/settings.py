@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from kinitro.errors import ConfigurationError
 
 DEFAULT_FAMILIES = ("metaworld",)
+_HOSTS_EXAMPLE = '["localhost", "ssh://user@host"]'
+_HOST = re.compile(r"localhost|ssh://[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]{1,5})?")
 _IMAGES_EXAMPLE = '{"metaworld": "kinitro/metaworld:v1"}'
 
 
@@ -25,6 +28,20 @@ def home_directory() -> Path:
 def _split_words(value: object) -> object:
     """A list as a flag or a variable gives it: words with commas between them."""
     return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _hosts(value: object) -> object:
+    """Docker hosts, as a variable gives them: a JSON list of `localhost` and `ssh://user@host[:port]`, each once."""
+    try:
+        hosts = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error}); an example: {_HOSTS_EXAMPLE}") from None
+    if not isinstance(hosts, list) or not hosts or len(hosts) != len(set(map(str, hosts))):
+        raise ValueError(f"not a list of different hosts; an example: {_HOSTS_EXAMPLE}")
+    for host in hosts:
+        if not isinstance(host, str) or not _HOST.fullmatch(host):
+            raise ValueError(f"{host!r} is no Docker host; an example: {_HOSTS_EXAMPLE}")
+    return hosts
 
 
 Words = Annotated[list[str], NoDecode, BeforeValidator(_split_words)]
@@ -119,11 +136,17 @@ class ExecutorSettings(ServiceSettings):
     )
     batch_size: int = Field(default=10, ge=1, le=100)
     poll_interval_seconds: float = Field(default=5.0, gt=0)
-    max_concurrent: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """Episodes at once; by default as many as there are processors for, on all hosts."""
     env_families: Words | None = None
     eval_mode: Literal["docker", "basilica", "process"] = "docker"
     eval_images: Annotated[dict[str, str], NoDecode, BeforeValidator(_images)] = Field(default_factory=dict)
     """Environment family to image, as JSON; families that are not named have `kinitro/FAMILY:v1`."""
+    eval_hosts: Annotated[list[str], NoDecode, BeforeValidator(_hosts)] = Field(default_factory=lambda: ["localhost"])
+    """Docker hosts that environments and policies run on, as JSON."""
+    eval_kept_cores: int = Field(default=1, ge=0)
+    """Processors of each Docker host that no episode gets: for the engine, and for policies that are starting."""
+    eval_gpu_count: int = Field(default=0, ge=0)
     eval_mem_limit: str = "8g"
     max_timesteps: int = Field(default=500, ge=1, le=100_000)
     action_timeout: float = Field(default=0.5, gt=0)

@@ -1,10 +1,13 @@
 """How something untrusted or heavy is started: one spec, one handle, whatever runs it."""
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+
+LOCAL_HOST = "localhost"
 
 
 class Role(StrEnum):
@@ -33,6 +36,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """A host's memory in bytes: all of it, and what could be given out without pushing anything else out."""
+
+    total_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True)
 class LaunchSpec:
     """Everything a backend needs to start one HTTP server.
 
@@ -53,6 +64,8 @@ class LaunchSpec:
     """Python packages it needs, `name==version --hash=sha256:...`; left out where none can be installed."""
     image: str | None = None
     """What it runs in, where a backend runs images; None is the backend's own choice."""
+    host: str | None = None
+    """Which of the backend's hosts it runs on; None is the backend's own choice."""
 
 
 class Running(Protocol):
@@ -60,7 +73,17 @@ class Running(Protocol):
 
     @property
     def url(self) -> str:
-        """Base URL its callers use, without a trailing slash."""
+        """Base URL that servers connected to it use, without a trailing slash."""
+        ...
+
+    @property
+    def own_url(self) -> str:
+        """Base URL that this process uses; another one where the server runs on another machine."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """The host it runs on. Only servers of one host can be connected."""
         ...
 
     @property
@@ -74,6 +97,14 @@ class Running(Protocol):
 
     async def logs(self, lines: int = 20) -> str:
         """Its last lines of output, for error messages."""
+        ...
+
+    async def pause(self) -> None:
+        """Takes its processors away until `resume`, where the backend can: what is not in use must not compute."""
+        ...
+
+    async def resume(self) -> None:
+        """Gives them back. `InfrastructureError` when that can't be done."""
         ...
 
     async def stop(self, grace_s: float = 2.0) -> None:
@@ -90,12 +121,28 @@ class Backend(Protocol):
     enforces: frozenset[str]
     """Which fields of `Limits`, and `network`, are hard limits here."""
 
+    @property
+    def hosts(self) -> Mapping[str, int | None]:
+        """Its hosts, and how many episodes at once each has processors for; None where that is not known."""
+        ...
+
     async def launch(self, spec: LaunchSpec) -> Running:
         """Starts it and returns at once; readiness is the caller's to poll. `InfrastructureError` when it can't."""
         ...
 
     async def connect(self, caller: Running, callee: Running) -> None:
         """Lets `caller` call `callee.url`, and no other server that it was let call before."""
+        ...
+
+    def reserve(self, *servers: Running) -> AbstractAsyncContextManager[None]:
+        """Processors that no other episode uses, for one episode of these servers and the length of the block.
+
+        Waits for them. Where the backend can't reserve any, nothing happens.
+        """
+        ...
+
+    async def memory(self, host: str) -> Memory:
+        """The host's memory now. `InfrastructureError` when it can't be read."""
         ...
 
     async def close(self) -> None:

@@ -16,12 +16,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from itertools import chain
 from pathlib import Path
 
 from kinitro.backends import supervisor
-from kinitro.backends.base import LaunchSpec, Limits, Running
+from kinitro.backends.base import LOCAL_HOST, LaunchSpec, Limits, Memory, Running
+from kinitro.backends.meminfo import read_meminfo
 from kinitro.errors import InfrastructureError
 
 _HOST = "127.0.0.1"
@@ -47,6 +49,11 @@ class ProcessBackend:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @property
+    def hosts(self) -> Mapping[str, int | None]:
+        """This machine; nothing is known of what its processors can take."""
+        return {LOCAL_HOST: None}
+
     async def launch(self, spec: LaunchSpec) -> Running:
         """Starts it and returns at once. `InfrastructureError` (`launch_failed`) when the command can't be run."""
         run = ProcessRun(spec, on_stopped=self._running.discard)
@@ -60,6 +67,15 @@ class ProcessBackend:
 
     async def connect(self, caller: Running, callee: Running) -> None:
         """Nothing to do: nothing is shut off from anything."""
+
+    @asynccontextmanager
+    async def reserve(self, *_: Running) -> AsyncIterator[None]:
+        """Reserves nothing: processes go where the system puts them."""
+        yield
+
+    async def memory(self, _host: str) -> Memory:
+        """This machine's memory."""
+        return await asyncio.to_thread(read_meminfo)
 
     async def close(self) -> None:
         """Stops everything this backend started."""
@@ -89,6 +105,16 @@ class ProcessRun:
         return f"http://{_HOST}:{self._port}"
 
     @property
+    def own_url(self) -> str:
+        """The same: it is on this machine."""
+        return self.url
+
+    @property
+    def host(self) -> str:
+        """This machine."""
+        return LOCAL_HOST
+
+    @property
     def identity(self) -> str:
         """The command's process number and start time."""
         return self._identity
@@ -106,6 +132,12 @@ class ProcessRun:
         """Its last lines of output."""
         text = await asyncio.to_thread(_read_logs, self._log)
         return "\n".join(text.splitlines()[-lines:])
+
+    async def pause(self) -> None:
+        """Nothing: a plain process goes on."""
+
+    async def resume(self) -> None:
+        """Nothing: it was not paused."""
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Ends it and everything it started; a caller that is cancelled does not cancel the ending."""

@@ -1,11 +1,14 @@
 """`kinitro api`, `scheduler` and `executor`: the long-running services."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kinitro.cli.common import DatabaseUrl, LogFormat, LogFormatFlag, LogLevel, LogLevelFlag, configure, run_service
+
+if TYPE_CHECKING:
+    from kinitro.settings import ExecutorSettings
 
 
 class EvalMode(StrEnum):
@@ -111,7 +114,7 @@ def executor(
         ),
     ] = None,
     max_concurrent: Annotated[
-        int | None, typer.Option("--max-concurrent", help="Episodes at once.", show_default="the cores")
+        int | None, typer.Option("--max-concurrent", help="Episodes at once.", show_default="what the processors allow")
     ] = None,
     env_families: Annotated[
         str | None, typer.Option("--env-families", help="Comma-separated families this executor serves.")
@@ -145,14 +148,16 @@ def executor(
         miner_deployment_warmup_timeout=miner_deployment_warmup_timeout,
     )
     if cleanup:
-        _clean_up(settings.miner_deployment_image)
+        _clean_up(settings)
         return
     run_service(lambda: run(settings))
 
 
-def _clean_up(image: str) -> None:
-    from kinitro.backends.docker import DockerSettings, clean_up
-    from kinitro.settings import home_directory
+def _clean_up(settings: "ExecutorSettings") -> None:
+    import asyncio
 
-    removed = clean_up(DockerSettings(home_directory(), image))
+    from kinitro.backends.docker import clean_up
+    from kinitro.executor.stage import docker_hosts
+
+    removed = sum(asyncio.run(clean_up(host)) for host in docker_hosts(settings))
     typer.echo(f"Removed {removed} containers, networks and volumes." if removed else "Nothing was left.")

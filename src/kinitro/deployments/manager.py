@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
 from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
 from kinitro.deployments.cache import Hold, Snapshot
+from kinitro.deployments.memory import HostMemory
+from kinitro.deployments.readiness import until_ready
 from kinitro.deployments.requirements import Requirement, read_requirements
 from kinitro.deployments.snapshots import Borrowed, SnapshotStore
 from kinitro.errors import InfrastructureError, PolicyError
@@ -30,11 +32,8 @@ _LOG_LINES = 15
 _PROBE_TIMEOUT_S = 2.0
 _EXIT_LOOKS = 20
 _LONGEST_BACK_OFF_S = 60.0
-_NOT_READY_ADVICE = (
-    "Check that the policy's server.py starts (`kinitro miner serve PATH`), that the HuggingFace token is valid, "
-    "or raise --miner-deployment-warmup-timeout."
-)
-
+_LINGER_S = 0.5
+_MEMORY_WAIT_S = 60.0
 Key = tuple[str, str]
 
 
@@ -67,7 +66,10 @@ class Deployment:
 
 @dataclass(eq=False)
 class _Entry:
-    """One deployment from its start to its end. `users` counts the leases out on it."""
+    """One deployment from its start to its end. `users` counts the leases out on it.
+
+    Between its episodes it is paused; `awake` guards the change.
+    """
 
     ref: PolicyRef
     start: "asyncio.Task[Deployment]"
@@ -75,6 +77,7 @@ class _Entry:
     users: int = 0
     last_used: float = 0.0
     ending: "asyncio.Task[None] | None" = None
+    awake: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def deployment(self) -> Deployment | None:
@@ -109,8 +112,9 @@ class DeploymentManager:
         self._failures: dict[Key, tuple[float, PolicyError | InfrastructureError]] = {}
         self._warmups: dict[Key, float] = {}
         self._room = asyncio.Semaphore(settings.capacity)
+        self._memory = HostMemory(backend, settings.limits.memory_bytes)
         self._changed = asyncio.Condition()
-        self._endings: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._reaper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -129,6 +133,11 @@ class DeploymentManager:
         """Whether its server is up, so that an episode needs no start."""
         entry = self._entries.get(_key(ref))
         return entry is not None and entry.deployment is not None
+
+    def host(self, ref: PolicyRef) -> str | None:
+        """The host of this policy's server; None until it is ready."""
+        entry = self._entries.get(_key(ref))
+        return entry.deployment.running.host if entry is not None and entry.deployment is not None else None
 
     def bill_warmup(self, ref: PolicyRef) -> float:
         """Seconds that this policy's servers took to get ready, or not to, since this was asked last.
@@ -158,12 +167,13 @@ class DeploymentManager:
             entry.users -= 1
             entry.last_used = self._clock()
             self._end_if_unused(entry)
+            self._in_background(self._rest(entry))
             await self._notify()
 
     async def probe(self, deployment: Deployment) -> None:
         """After an episode that went wrong: a server that no longer answers is given to nobody else."""
         try:
-            async with PolicyClient(deployment.url) as client:
+            async with PolicyClient(deployment.running.own_url) as client:
                 await client.health(_PROBE_TIMEOUT_S)
         except PolicyError:
             self.retire(deployment)
@@ -201,7 +211,7 @@ class DeploymentManager:
             await asyncio.gather(entry.start, return_exceptions=True)
             self._forget(entry)
             self._begin_end(entry)
-        await asyncio.gather(*self._endings)
+        await asyncio.gather(*self._background)
 
     async def _acquire(self, ref: PolicyRef, miner_uid: int) -> tuple[_Entry, Deployment]:
         while True:
@@ -223,11 +233,25 @@ class DeploymentManager:
         entry.users += 1
         try:
             # One who gives up must not stop the start for the others.
-            return entry, await asyncio.shield(entry.start)
+            deployment = await asyncio.shield(entry.start)
+            async with entry.awake:
+                await deployment.running.resume()
+            return entry, deployment
         except BaseException:
             entry.users -= 1
             await self._notify()
             raise
+
+    async def _rest(self, entry: _Entry) -> None:
+        """Pauses a server that nobody has used for a moment: only episodes and warm-ups may compute."""
+        await asyncio.sleep(_LINGER_S)
+        async with entry.awake:
+            if entry.users or entry.ending is not None or entry.deployment is None:
+                return
+            try:
+                await entry.deployment.running.pause()
+            except InfrastructureError as error:
+                _log.warning("deployment_not_paused", repo=entry.ref.repo, error=str(error))
 
     async def _living_entry(self, ref: PolicyRef) -> _Entry | None:
         entry = self._entries.get(_key(ref))
@@ -311,15 +335,40 @@ class DeploymentManager:
         )
 
     async def _make_room(self) -> None:
-        """Waits until one more server may exist; the one unused for longest makes way."""
+        """Waits until one more server may exist; those unused for longest make way, for their memory too.
+
+        `InfrastructureError` (`host_memory`) when every host stays short of it for a minute.
+        """
         while self._room.locked():
-            idle = [entry for entry in self._entries.values() if entry.users == 0 and entry.deployment is not None]
-            if idle:
-                self._forget(oldest := min(idle, key=lambda entry: entry.last_used))
-                await self._begin_end(oldest)
-            else:
+            if not await self._evict():
                 await self._wait_for_change()
         await self._room.acquire()
+        while not await self._memory.fits() and await self._evict():
+            pass
+        end = self._clock() + _MEMORY_WAIT_S
+        while len(await self._memory.short()) == len(self._backend.hosts):
+            if self._clock() >= end:
+                self._room.release()
+                raise InfrastructureError(
+                    "No host has memory left for another policy's server.",
+                    code="host_memory",
+                    advice="Lower --max-concurrent, or give the host more memory.",
+                )
+            await self._wait_for_change()
+
+    async def _evict(self, host: str | None = None) -> bool:
+        """Ends the server unused for longest, of this host if one is given; false when all are in use."""
+        idle = [
+            entry
+            for entry in self._entries.values()
+            if entry.users == 0 and entry.deployment is not None and host in (None, entry.deployment.running.host)
+        ]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda entry: entry.last_used)
+        self._forget(oldest)
+        await self._begin_end(oldest)
+        return True
 
     def _forget(self, entry: _Entry) -> None:
         if self._entries.get(_key(entry.ref)) is entry:
@@ -332,16 +381,21 @@ class DeploymentManager:
     def _begin_end(self, entry: _Entry) -> "asyncio.Task[None]":
         """Ends it once, whoever else saw that it must end."""
         if entry.ending is None:
-            entry.ending = asyncio.create_task(self._end(entry))
-            self._endings.add(entry.ending)
-            entry.ending.add_done_callback(self._endings.discard)
+            entry.ending = self._in_background(self._end(entry))
         return entry.ending
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def _end(self, entry: _Entry) -> None:
         if entry.deployment is None:
             return
         try:
-            await entry.deployment.running.stop()
+            async with entry.awake:
+                await entry.deployment.running.stop()
         finally:
             entry.deployment.files.release()
             self._room.release()
@@ -356,6 +410,8 @@ class DeploymentManager:
                 if entry.users == 0 and entry.deployment is not None and now - entry.last_used >= self._settings.ttl_s:
                     self._forget(entry)
                     self._begin_end(entry)
+            for host in await self._memory.short():
+                await self._evict(host)
             self._failures = {key: value for key, value in self._failures.items() if now < value[0]}
 
     async def _wait_for_change(self) -> None:
@@ -369,40 +425,6 @@ class DeploymentManager:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-
-
-async def until_ready(running: Running, timeout_s: float) -> PolicyHealth:
-    """Waits for the server's first healthy answer with its model loaded.
-
-    Raises `PolicyError`: `died_at_start` as soon as the process ends, `not_ready` after `timeout_s`.
-    """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + timeout_s
-    pause, reason = 0.02, "no answer to GET /health"
-    async with PolicyClient(running.url) as client:
-        while (left := end - loop.time()) > 0:
-            if (code := await running.exit_code()) is not None:
-                raise PolicyError(
-                    f"The policy's server ended at its start with exit code {code}. Its last output:\n"
-                    f"{await running.logs(_LOG_LINES)}",
-                    code="died_at_start",
-                    advice="Run it as we do: `kinitro miner serve PATH`.",
-                )
-            try:
-                health = await client.health(min(left, 5.0))
-                if health.model_loaded:
-                    return health
-                reason = "GET /health says that the model is not loaded"
-            except PolicyError as error:
-                reason = error.message
-            await asyncio.sleep(min(pause, max(0.0, end - loop.time())))
-            pause = min(pause * 1.5, 1.0)
-    raise PolicyError(
-        f"Miner deployment not ready after {timeout_s:g} s: {reason} Its last output:\n"
-        f"{await running.logs(_LOG_LINES)}",
-        code="not_ready",
-        advice=_NOT_READY_ADVICE,
-    )
 
 
 async def _is_alive(deployment: Deployment) -> bool:

@@ -31,6 +31,7 @@ class EnvironmentLaunch:
     digests: Mapping[str, str] = field(default_factory=dict)
     passed_on: Sequence[str] = _PASSED_ON
     memory_bytes: int | None = None
+    gpus: int = 0
 
 
 _RECENT = 4  # as many simulators as an environment server keeps
@@ -51,7 +52,7 @@ class _Worker:
 
 
 class EnvironmentWorkers:
-    """At most `capacity` environment servers. An async context manager: leaving it stops them all."""
+    """At most `capacity` environment servers on each host. An async context manager: leaving it stops them all."""
 
     def __init__(
         self,
@@ -64,8 +65,8 @@ class EnvironmentWorkers:
         self._backend = backend
         self._launch = launch or EnvironmentLaunch()
         self._start_timeout_s = start_timeout_s
-        self._free = asyncio.Semaphore(capacity)
-        self._capacity = capacity
+        self._capacity = {host: min(capacity, room or capacity) for host, room in backend.hosts.items()}
+        self._free = {host: asyncio.Semaphore(room) for host, room in self._capacity.items()}
         self._workers: set[_Worker] = set()
         self._idle: list[_Worker] = []
 
@@ -79,21 +80,33 @@ class EnvironmentWorkers:
     async def lease(self, env_id: str, policy: Running | None = None) -> AsyncIterator[RemoteEnvironmentServer]:
         """A server for one episode of this environment, able to call `policy`; waits while all are busy.
 
-        One whose block ends by an exception is stopped, not reused. Raises `EnvironmentFault`
-        (`environment_start`) when none can be started, `InfrastructureError` when it can't be put in touch.
+        It is on the policy's host, and both have processors to themselves for the length of the block. One whose block
+        ends by an exception is stopped, not reused. Raises `EnvironmentFault` (`environment_start`) when none can be
+        started, `InfrastructureError` when it can't be put in touch.
         """
-        async with self._free:
-            worker = await self._living_idle(env_id, policy) or await self._start(env_id.partition("/")[0])
+        host = policy.host if policy is not None else next(iter(self._free))
+        async with self._free[host]:
+            worker = await self._living_idle(env_id, host, policy) or await self._start(env_id.partition("/")[0], host)
             worker.used(env_id)
             try:
-                if policy is not None:
-                    await self._backend.connect(worker.running, policy)
-                    worker.policy = policy
-                yield worker.server
+                async with self._together(worker, policy):
+                    yield worker.server
             except BaseException:
                 await asyncio.shield(self._end(worker))
                 raise
             self._idle.append(worker)
+
+    @asynccontextmanager
+    async def _together(self, worker: _Worker, policy: Running | None) -> AsyncIterator[None]:
+        """Puts the two in touch, on processors of their own."""
+        if policy is None:
+            async with self._backend.reserve(worker.running):
+                yield
+            return
+        await self._backend.connect(worker.running, policy)
+        worker.policy = policy
+        async with self._backend.reserve(worker.running, policy):
+            yield
 
     async def close(self) -> None:
         """Stops every server. Safe to call twice."""
@@ -104,10 +117,10 @@ class EnvironmentWorkers:
         """The image that the environment runs in; None where there are no images."""
         return self._launch.digests.get(env_id.partition("/")[0])
 
-    async def _living_idle(self, env_id: str, policy: Running | None) -> _Worker | None:
-        """An idle server of the family; best one with this environment's simulator, then one in touch already."""
+    async def _living_idle(self, env_id: str, host: str, policy: Running | None) -> _Worker | None:
+        """An idle server of the family there; best one with this environment's simulator, then one in touch already."""
         family = env_id.partition("/")[0]
-        while mine := [worker for worker in self._idle if worker.family == family]:
+        while mine := [one for one in self._idle if one.family == family and one.running.host == host]:
             worker = max(mine, key=lambda worker: (env_id in worker.recent, worker.policy is policy))
             self._idle.remove(worker)
             if await _is_alive(worker):
@@ -115,13 +128,15 @@ class EnvironmentWorkers:
             await self._end(worker)
         return None
 
-    async def _start(self, family: str) -> _Worker:
-        if len(self._workers) >= self._capacity and self._idle:
+    async def _start(self, family: str, host: str) -> _Worker:
+        idle = [worker for worker in self._idle if worker.running.host == host]
+        if sum(worker.running.host == host for worker in self._workers) >= self._capacity[host] and idle:
             # Another family's: the one idle for longest makes way.
-            await self._end(self._idle.pop(0))
+            self._idle.remove(idle[0])
+            await self._end(idle[0])
         secret = secrets.token_urlsafe(32)
-        running = await self._backend.launch(self._spec(family, secret))
-        worker = _Worker(family, running, RemoteEnvironmentServer(running.url, secret))
+        running = await self._backend.launch(self._spec(family, host, secret))
+        worker = _Worker(family, running, RemoteEnvironmentServer(running.own_url, secret))
         self._workers.add(worker)
         try:
             await self._until_ready(worker)
@@ -130,7 +145,7 @@ class EnvironmentWorkers:
             raise
         return worker
 
-    def _spec(self, family: str, secret: str) -> LaunchSpec:
+    def _spec(self, family: str, host: str, secret: str) -> LaunchSpec:
         passed_on = {name: os.environ[name] for name in self._launch.passed_on if name in os.environ}
         return LaunchSpec(
             name=f"The environment server of {family}",
@@ -138,8 +153,9 @@ class EnvironmentWorkers:
             command=tuple(self._launch.command),
             directory=Path("/"),
             environment=passed_on | {SECRET_VARIABLE: secret},
-            limits=Limits(cpus=1.0, memory_bytes=self._launch.memory_bytes),
+            limits=Limits(cpus=1.0, memory_bytes=self._launch.memory_bytes, gpus=self._launch.gpus),
             image=self._launch.images.get(family),
+            host=host,
         )
 
     async def _until_ready(self, worker: _Worker) -> None:

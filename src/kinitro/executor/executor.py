@@ -9,7 +9,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,6 +62,7 @@ class Executor:
         self,
         *,
         limits: ExecutorLimits,
+        rooms: Mapping[str, int | None],
         env_ids: Sequence[str],
         link: ApiLink,
         leases: Leases,
@@ -72,6 +73,7 @@ class Executor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
+        self._rooms = rooms
         self._env_ids = env_ids
         self._link = link
         self._leases = leases
@@ -162,7 +164,14 @@ class Executor:
             return False
         if held.task.miner_endpoint is not None:
             return True
-        return busy[_ref(held)] < self._deployments.slots(_ref(held))
+        return busy[_ref(held)] < self._deployments.slots(_ref(held)) and self._host_has_room(_ref(held))
+
+    def _host_has_room(self, ref: PolicyRef) -> bool:
+        """Whether the host of this policy's server has processors for one more episode; true before it has one."""
+        host = self._deployments.host(ref)
+        room = self._rooms.get(host) if host is not None else None
+        jobs = (job for job in self._jobs if not job.warming)
+        return room is None or sum(self._deployments.host(_ref(job.held)) == host for job in jobs) < room
 
     def _begin(self, held: Held) -> None:
         job = _Job(held, asyncio.create_task(self._work(held)))

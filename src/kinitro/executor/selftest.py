@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
 from kinitro.deployments import SnapshotStore
-from kinitro.deployments.manager import until_ready
+from kinitro.deployments.readiness import until_ready
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.environments.protocol import EvaluateRequest
 from kinitro.environments.workers import EnvironmentWorkers

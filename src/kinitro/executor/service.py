@@ -56,13 +56,12 @@ async def build_executor(
         deployments = await stack.enter_async_context(
             DeploymentManager(backend, store, _deployment_settings(settings, stage))
         )
-        workers = await stack.enter_async_context(
-            EnvironmentWorkers(backend, settings.max_concurrent, stage.environments)
-        )
+        workers = await stack.enter_async_context(EnvironmentWorkers(backend, stage.max_concurrent, stage.environments))
         link = ApiLink(client, settings.executor_id)
         leases = Leases(link)
         yield Executor(
-            limits=_limits(settings),
+            limits=_limits(settings, stage.max_concurrent),
+            rooms=backend.hosts,
             env_ids=[spec.env_id for spec in environments],
             link=link,
             leases=leases,
@@ -87,7 +86,7 @@ def _deployment_settings(settings: ExecutorSettings, stage: Stage) -> Deployment
     return DeploymentSettings(
         ttl_s=settings.miner_deployment_ttl_seconds,
         warmup_timeout_s=settings.miner_deployment_warmup_timeout,
-        capacity=max(settings.miner_deployment_capacity, settings.max_concurrent + 2),
+        capacity=max(settings.miner_deployment_capacity, stage.max_concurrent + 2),
         python=stage.python,
         image=stage.policy_image,
         limits=Limits(
@@ -107,11 +106,11 @@ def _episode_settings(settings: ExecutorSettings) -> EpisodeSettings:
     )
 
 
-def _limits(settings: ExecutorSettings) -> ExecutorLimits:
+def _limits(settings: ExecutorSettings, max_concurrent: int) -> ExecutorLimits:
     return ExecutorLimits(
-        max_concurrent=settings.max_concurrent,
+        max_concurrent=max_concurrent,
         # Twice the slots, so that a batch spread over miners has one task to run and one to follow for each.
-        max_queued=max(settings.batch_size, 2 * settings.max_concurrent),
+        max_queued=max(settings.batch_size, 2 * max_concurrent),
         poll_interval_s=settings.poll_interval_seconds,
         shutdown_grace_s=settings.shutdown_grace_seconds,
         deploys=settings.miner_deployment_enabled,

@@ -1,10 +1,12 @@
 """Where an executor's servers run, by its `--eval-mode`, and how each kind is started there."""
 
+import os
 import re
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kinitro.backends.base import Backend
 from kinitro.backends.process import ProcessBackend
@@ -14,18 +16,26 @@ from kinitro.errors import ConfigurationError
 from kinitro.logs import get_logger
 from kinitro.settings import ExecutorSettings, home_directory
 
+if TYPE_CHECKING:
+    from kinitro.backends.docker import DockerSettings
+
 _log = get_logger("executor")
+_WAITING_NOTE = "each episode has processors to itself: those beyond the hosts' processors wait their turn"
 _IN_IMAGE = ("python", "/app/env.py", "--host", "{host}", "--port", "{port}")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`python` is the interpreter's name where policies run, `policy_image` what they run in, if anything."""
+    """`python` is the interpreter's name where policies run, `policy_image` what they run in, if anything.
+
+    `max_concurrent` is how many episodes may run at once.
+    """
 
     backend: Backend
     python: str
     policy_image: str | None
     environments: EnvironmentLaunch
+    max_concurrent: int
 
 
 @asynccontextmanager
@@ -39,7 +49,7 @@ async def open_stage(
     """
     match settings.eval_mode:
         case "process":
-            async with _processes(environment_server) as stage:
+            async with _processes(settings, environment_server) as stage:
                 yield stage
         case "docker":
             async with _containers(settings, environments, environment_server) as stage:
@@ -52,28 +62,26 @@ async def open_stage(
 
 
 @asynccontextmanager
-async def _processes(environment_server: Sequence[str] | None) -> AsyncIterator[Stage]:
+async def _processes(settings: ExecutorSettings, environment_server: Sequence[str] | None) -> AsyncIterator[Stage]:
     _log.warning(
         "no_isolation",
         note="--eval-mode process runs policies as plain processes of this user, for trusted policies only; "
         "a policy's requirements.txt is not installed, it gets this Python's packages",
     )
     async with ProcessBackend() as backend:
-        yield Stage(backend, sys.executable, None, EnvironmentLaunch(environment_server or ENVIRONMENT_SERVER))
+        launch = EnvironmentLaunch(environment_server or ENVIRONMENT_SERVER)
+        yield Stage(backend, sys.executable, None, launch, settings.max_concurrent or os.cpu_count() or 1)
 
 
 @asynccontextmanager
 async def _containers(
     settings: ExecutorSettings, environments: Sequence[EnvironmentSpec], environment_server: Sequence[str] | None
 ) -> AsyncIterator[Stage]:
-    from kinitro.backends.docker import DockerBackend, DockerSettings  # noqa: PLC0415 - optional
+    from kinitro.backends.docker import DockerFleet  # noqa: PLC0415 - optional
 
     images = {spec.family: f"kinitro/{spec.family}:v1" for spec in environments} | settings.eval_images
     served = {spec.family for spec in environments}
-    backend = DockerBackend(
-        DockerSettings(home_directory(), settings.miner_deployment_image, callers=settings.max_concurrent)
-    )
-    async with backend:
+    async with DockerFleet(docker_hosts(settings)) as backend:
         digests = {
             family: await backend.ensure_image(images[family], f"kinitro env build {family} --tag {images[family]}")
             for family in sorted(served)
@@ -84,9 +92,30 @@ async def _containers(
             digests=digests,
             passed_on=(),
             memory_bytes=parse_size(settings.eval_mem_limit),
+            gpus=settings.eval_gpu_count,
         )
-        _log.info("isolation_proved", images=images, policy_image=settings.miner_deployment_image)
-        yield Stage(backend, "python", settings.miner_deployment_image, launch)
+        rooms = {host: room or 1 for host, room in backend.hosts.items()}
+        _log.info("isolation_proved", images=images, policy_image=settings.miner_deployment_image, episodes=rooms)
+        most = settings.max_concurrent or sum(rooms.values())
+        if most > sum(rooms.values()):
+            _log.warning("more_episodes_than_processors", max_concurrent=most, note=_WAITING_NOTE)
+        yield Stage(backend, "python", settings.miner_deployment_image, launch, most)
+
+
+def docker_hosts(settings: ExecutorSettings) -> list["DockerSettings"]:
+    """What the Docker backend of each host is told."""
+    from kinitro.backends.docker import DockerSettings  # noqa: PLC0415 - optional
+
+    return [
+        DockerSettings(
+            home_directory(),
+            settings.miner_deployment_image,
+            host=host,
+            policy_cpus=settings.miner_deployment_cpu,
+            kept_cores=settings.eval_kept_cores,
+        )
+        for host in settings.eval_hosts
+    ]
 
 
 def parse_size(text: str) -> int:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from kinitro.backends import Backend, LaunchSpec, Limits, ProcessBackend, Role
 from kinitro.deployments.limits import HubLimits
-from kinitro.deployments.manager import until_ready
+from kinitro.deployments.readiness import until_ready
 from kinitro.deployments.requirements import read_requirements
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.environments.protocol import EvaluateReply, EvaluateRequest

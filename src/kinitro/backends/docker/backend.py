@@ -5,27 +5,33 @@ address that no other container of this run ever gets.
 """
 
 import asyncio
+import contextlib
 import functools
 import itertools
+import math
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import IO, Any
 
-from kinitro.backends.base import LaunchSpec, Role, Running
+from kinitro.backends.base import LaunchSpec, Memory, Role, Running
 from kinitro.backends.docker import firewall, isolation
 from kinitro.backends.docker.affinetes_host import AffinetesHost
-from kinitro.backends.docker.container import DockerRun, Place, hardened
+from kinitro.backends.docker.container import PORT, DockerRun, Place, hardened
+from kinitro.backends.docker.cores import Cores, as_cpuset
 from kinitro.backends.docker.dependencies import FOLDER, Installer
 from kinitro.backends.docker.engine import Engine
+from kinitro.backends.docker.hosts import connected
 from kinitro.backends.docker.settings import HOME_LABEL, ROLE_LABEL, RUN_LABEL, DockerSettings, bridge_prefix
 from kinitro.backends.docker.sweep import begin_run, sweep
+from kinitro.backends.docker.tunnel import Tunnel
 from kinitro.backends.docker.watch import EngineWatch
+from kinitro.backends.meminfo import read_meminfo
 from kinitro.errors import ConfigurationError, EnvironmentFault, InfrastructureError
 
 _SUBNET_TRIES = 256
-_PROBE_TIMEOUT_S = 60.0
 _LOOK_S = 0.2
 
 
@@ -40,7 +46,9 @@ class _Run:
 
 
 class DockerBackend:
-    """Starts servers in containers. An async context manager: entering it proves the isolation, leaving it removes all.
+    """Starts servers in containers of one Docker host. An async context manager.
+
+    Entering it proves the isolation, leaving it removes all.
 
     Entering raises `ConfigurationError` when there is no engine or image, or a container can reach anything.
     """
@@ -53,16 +61,22 @@ class DockerBackend:
         self._running: set[DockerRun] = set()
         self._numbers = itertools.count(1)
         self._subnets = _subnets(settings)
+        self._connection = AsyncExitStack()
+        self._tunnel: Tunnel | None = None
         self._engine_: Engine | None = None
         self._run_: _Run | None = None
+        self._cores_: Cores | None = None
+        self._pinning = asyncio.Lock()
 
     async def __aenter__(self) -> "DockerBackend":
-        self._engine_ = engine = await asyncio.to_thread(Engine.connect)
         try:
+            engine, self._tunnel = await self._connection.enter_async_context(connected(self._settings.host))
+            self._engine_ = engine
             await engine.do("The sweep", lambda: sweep(engine, self._settings))
             await asyncio.to_thread(engine.ensure_image, self._settings.image, "kinitro env build miner")
             await self._begin(engine)
-            await self._prove_isolation()
+            facts = await self._prove_isolation()
+            self._cores_ = Cores(facts.cpus, self._settings.kept_cores, math.ceil(self._settings.policy_cpus))
         except BaseException:
             await asyncio.shield(self.close())
             raise
@@ -75,10 +89,20 @@ class DockerBackend:
         """The id of an image; pulls it when it is not here. `ConfigurationError` "Failed to pull image" otherwise."""
         return await asyncio.to_thread(self._engine.ensure_image, image, how_to_build)
 
+    @property
+    def hosts(self) -> Mapping[str, int | None]:
+        """This one host."""
+        return {self._settings.host: self._cores.episodes}
+
+    @property
+    def policies(self) -> int:
+        """How many policies there are now."""
+        return sum(run.place.volume is not None for run in self._running)
+
     async def launch(self, spec: LaunchSpec) -> Running:
         """Starts it; a policy at once, an environment once it answers. `InfrastructureError` when it can't."""
         place = await self._make_place(spec)
-        running = DockerRun(self._engine, self._run.watch, place, on_stopped=self._running.discard)
+        running = DockerRun(self._engine, self._run.watch, place, on_stopped=self._let_go)
         self._running.add(running)
         try:
             if spec.role is Role.POLICY:
@@ -96,17 +120,54 @@ class DockerBackend:
             raise TypeError("only containers of this backend can be connected")
         await caller.attach_to(callee)
 
+    @asynccontextmanager
+    async def reserve(self, *servers: Running) -> AsyncIterator[None]:
+        """Processors of their own for the length of the block; all others keep off them."""
+        runs = [server for server in servers if isinstance(server, DockerRun)]
+        async with AsyncExitStack() as stack:
+            mine = await stack.enter_async_context(self._cores.take())
+            stack.push_async_callback(self._give_back, runs, mine)
+            for run in runs:
+                run.cores.update(mine)
+            await self._spread()
+            yield
+
+    async def _give_back(self, runs: list[DockerRun], cores: tuple[int, ...]) -> None:
+        for run in runs:
+            run.cores.difference_update(cores)
+        with contextlib.suppress(InfrastructureError):  # whoever stays where it was has nothing to do there
+            await self._spread()
+
+    async def _spread(self) -> None:
+        """Keeps every server to its episodes' processors, and those without one to what is left."""
+        async with self._pinning:
+            await asyncio.gather(*(run.keep_to(self._cores.common) for run in list(self._running)))
+
+    async def memory(self, _host: str) -> Memory:
+        """The Docker host's memory now."""
+        return await (self._tunnel.memory() if self._tunnel else asyncio.to_thread(read_meminfo))
+
     async def close(self) -> None:
         """Removes everything of this run: containers, networks, volumes, the firewall rule. Safe to call twice."""
-        engine, self._engine_ = self._engine_, None
         run, self._run_ = self._run_, None
         if run is not None:
             run.watch.close()
             await asyncio.gather(*(running.stop(0.5) for running in list(self._running)), return_exceptions=True)
             await run.affinetes.close()
             run.lock.close()
-        if engine is not None:
-            engine.close()
+        await self._connection.aclose()
+        self._engine_ = None
+
+    async def _let_go(self, run: DockerRun) -> None:
+        self._running.discard(run)
+        if self._tunnel is not None and run.place.way is not None:
+            await self._tunnel.unforward(run.place.way)
+
+    @property
+    def _cores(self) -> Cores:
+        if self._cores_ is None:
+            raise InfrastructureError("The Docker backend is closed.", code="closed")
+        return self._cores_
 
     @property
     def _engine(self) -> Engine:
@@ -122,7 +183,7 @@ class DockerBackend:
 
     async def _begin(self, engine: Engine) -> None:
         name, lock = begin_run(self._settings)
-        affinetes = AffinetesHost(self._settings, name, lock)
+        affinetes = AffinetesHost(self._settings, name, lock, self._tunnel)
         self._run_ = _Run(name, lock, affinetes, EngineWatch(engine, f"{RUN_LABEL}={name}"))
         await affinetes.start()
         self._run_.watch.start()
@@ -131,36 +192,34 @@ class DockerBackend:
 
     # Isolation
 
-    async def _prove_isolation(self) -> None:
+    async def _prove_isolation(self) -> isolation.HostFacts:
         engine, image = self._engine, self._settings.image
-        name, network, subnet = await self._make_network("probe")
-        bridge = await engine.do("The probe", lambda: engine.client.networks.get("bridge").attrs)
-        gateways = [str(subnet[1])] + [one["Gateway"] for one in bridge["IPAM"]["Config"] or () if "Gateway" in one]
-        async with isolation.listening_host() as port:
-            command = isolation.probe_command(isolation.host_addresses(gateways), port)
-            options = hardened(LaunchSpec("The probe", Role.POLICY, (), self._settings.state), {}) | {
-                "labels": self._labels("probe"),
-                "network": name,
-                "working_dir": "/",
-            }
-            _, output = await engine.do(
-                "The isolation probe", lambda: engine.run_to_end(image, command, _PROBE_TIMEOUT_S, **options)
-            )
+        name, network, _ = await self._make_network("probe")
+        plain = hardened(LaunchSpec("The probe", Role.POLICY, (), self._settings.state), {}) | {
+            "labels": self._labels("probe"),
+            "working_dir": "/",
+        }
+        look = functools.partial(isolation.look_from_inside, engine, image, plain, plain | {"network": name})
+        facts, reached = await engine.do("The isolation probe", look)
         await engine.do("The probe's network", lambda: engine.remove_network(network.id))
-        if reached := isolation.problems(output):
+        if reached:
             raise ConfigurationError(
-                f"Policies would not be isolated on this Docker host: from inside a container the probe reached "
-                f"{', '.join(reached)}. Untrusted policies are not run here.",
+                f"Policies would not be isolated on this Docker host ({self._settings.host}): from inside a container "
+                f"the probe reached {', '.join(reached)}. Untrusted policies are not run here.",
                 advice="See docs/docker.md (Isolation): the firewall rule of the INPUT chain is missing or without "
                 "effect. For policies that you trust there is --eval-mode process.",
             )
+        return facts
 
     # Starting
 
     async def _make_place(self, spec: LaunchSpec) -> Place:
         name, network, subnet = await self._make_network(spec.role)
         volume = f"{name}-files" if spec.role is Role.POLICY else None
-        return Place(name, network, subnet, volume, spec.name)
+        place = Place(name, network, subnet, volume, spec.name, self._settings.host)
+        if self._tunnel is None:
+            return place
+        return replace(place, way=await self._tunnel.forward(place.address, PORT))
 
     async def _make_network(
         self, role: str, *, internal: bool = True
@@ -211,6 +270,7 @@ class DockerBackend:
                 networking_config={place.name: engine.client.api.create_endpoint_config(ipv4_address=place.address)},
                 working_dir="/policy",
                 volumes=volumes,
+                cpuset_cpus=as_cpuset(self._cores.common),
                 **hardened(spec, {"PYTHONPATH": FOLDER} if packages is not None else {}),
             )
             container.start()
@@ -228,11 +288,12 @@ class DockerBackend:
             "network": place.name,
             "address": place.address,
             "command": place.fill(spec.command),
+            "cpuset_cpus": as_cpuset(self._cores.common),
             "tty": False,
             "stdin_open": False,
         }
         options.pop("environment")
-        loading = asyncio.create_task(self._run.affinetes.load(options))
+        loading = asyncio.create_task(self._run.affinetes.load(options, place.way))
         try:
             # affinetes would look at a dead server's address for three minutes.
             while not (await asyncio.wait({loading}, timeout=_LOOK_S))[0]:

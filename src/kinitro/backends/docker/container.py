@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
 from kinitro.backends.base import LaunchSpec, Role
+from kinitro.backends.docker.cores import as_cpuset
 from kinitro.backends.docker.engine import Engine
 from kinitro.backends.docker.watch import EngineWatch
 from kinitro.errors import EnvironmentFault, InfrastructureError
@@ -36,6 +37,9 @@ class Place:
     subnet: IPv4Network
     volume: str | None
     title: str
+    host: str
+    way: str | None = None
+    """The URL under which we reach it, where its address means nothing to this machine."""
 
     @property
     def address(self) -> str:
@@ -75,20 +79,21 @@ def hardened(spec: LaunchSpec, extra: Mapping[str, str], *, as_json: bool = Fals
     if limits.cpus and spec.role is Role.POLICY:
         # An environment that is throttled would be late, and lateness is what policies are judged by.
         options["nano_cpus"] = int(limits.cpus * 1e9)
-    if as_json:
-        if limits.gpus:
-            raise InfrastructureError("GPUs for environments come in a later version.", code="gpu")
-        return options | {"log_config": log, "ulimits": ulimits}
-    return options | _sdk_types(log, ulimits, limits.gpus)
+    options |= {"log_config": log, "ulimits": ulimits}
+    if limits.gpus:
+        options["device_requests"] = [{"count": limits.gpus, "capabilities": [["gpu"]]}]
+    return options if as_json else options | sdk_types(options)
 
 
-def _sdk_types(log: dict[str, Any], ulimits: list[dict[str, Any]], gpus: int) -> dict[str, Any]:
+def sdk_types(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the SDK has types of its own for, made from plain arguments."""
     from docker.types import DeviceRequest, LogConfig, Ulimit
 
-    options: dict[str, Any] = {"log_config": LogConfig(**log), "ulimits": [Ulimit(**limit) for limit in ulimits]}
-    if gpus:
-        options["device_requests"] = [DeviceRequest(count=gpus, capabilities=[["gpu"]])]
-    return options
+    return {
+        "log_config": LogConfig(**options["log_config"]),
+        "ulimits": [Ulimit(**limit) for limit in options["ulimits"]],
+        "device_requests": [DeviceRequest(**request) for request in options.get("device_requests", ())],
+    }
 
 
 def _environment(spec: LaunchSpec) -> dict[str, str]:
@@ -104,7 +109,7 @@ class DockerRun:
     """One container. What the engine says of it now is what counts, never what it said at the start."""
 
     def __init__(
-        self, engine: Engine, watch: EngineWatch, place: Place, *, on_stopped: Callable[["DockerRun"], None]
+        self, engine: Engine, watch: EngineWatch, place: Place, *, on_stopped: Callable[["DockerRun"], Awaitable[None]]
     ) -> None:
         self.place = place
         self._engine = engine
@@ -115,11 +120,25 @@ class DockerRun:
         self._exit_code: int | None = None
         self._attached: DockerRun | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._paused = False
+        self._cpuset: str | None = None
+        self.cores: set[int] = set()
+        """What it has of episodes' processors now."""
 
     @property
     def url(self) -> str:
-        """Base URL, for us and for whom the backend connects."""
+        """Base URL for whom the backend connects."""
         return f"http://{self.place.address}:{PORT}"
+
+    @property
+    def own_url(self) -> str:
+        """Base URL for us."""
+        return self.place.way or self.url
+
+    @property
+    def host(self) -> str:
+        """The Docker host that it runs on."""
+        return self.place.host
 
     @property
     def identity(self) -> str:
@@ -186,6 +205,43 @@ class DockerRun:
         await engine.do(f"{self.place.title} on the network of {callee.place.title}", change)
         self._attached = callee
 
+    async def pause(self) -> None:
+        """Freezes it. Nothing happens when it has ended."""
+        self._paused = await self._try(lambda container: container.pause())
+
+    async def resume(self) -> None:
+        """Lets it go on. Nothing happens when it has ended or was not paused."""
+        if self._paused:
+            await self._try(lambda container: container.unpause())
+            self._paused = False
+
+    async def keep_to(self, common: Sequence[int]) -> None:
+        """Keeps it to its episodes' processors, or to `common` while it has no episode."""
+        wanted = as_cpuset(sorted(self.cores) or common)
+        if not wanted or wanted == self._cpuset or self._stopping is not None:
+            return
+        if await self._try(lambda container: container.update(cpuset_cpus=wanted)):
+            self._cpuset = wanted
+
+    async def _try(self, change: Callable[[Any], object]) -> bool:  # Any: the SDK's container
+        """Changes the living container; false when it has ended, which is for others to judge."""
+        engine, name = self._engine, self.place.name
+
+        def attempt() -> bool:
+            from docker.errors import APIError, NotFound
+
+            try:
+                change(engine.client.containers.get(name))
+            except NotFound:
+                return False
+            except APIError:
+                if engine.client.containers.get(name).status in ("running", "paused"):
+                    raise
+                return False
+            return True
+
+        return await engine.do(self.place.title, attempt)
+
     async def stop(self, grace_s: float = 2.0) -> None:
         """Removes container, network and volume; a caller that is cancelled does not cancel the ending."""
         if self._stopping is None:
@@ -209,7 +265,7 @@ class DockerRun:
             _log.warning("container_left", name=place.name, error=error.message)
         finally:
             self._exit_code = code
-            self._on_stopped(self)
+            await self._on_stopped(self)
 
     async def _look(self) -> dict[str, Any]:
         engine, name = self._engine, self.place.name

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
@@ -17,6 +18,7 @@ from kinitro.errors import ConfigurationError, InfrastructureError
 T = TypeVar("T")
 _THREADS = 16
 _CALL_TIMEOUT_S = 60
+_LOOK_S = 0.1
 _NO_ENGINE_ADVICE = (
     "Start it (systemctl start docker), join its group (sudo usermod -aG docker $USER, then log in again), or use "
     "--eval-mode process for policies that you trust."
@@ -24,15 +26,18 @@ _NO_ENGINE_ADVICE = (
 
 
 class Engine:
-    """A connection to the engine of DOCKER_HOST. Methods block and raise the SDK's errors: call them through `do`."""
+    """A connection to an engine. Methods block and raise the SDK's errors: call them through `do`."""
 
     def __init__(self, client: Any) -> None:
         self.client = client
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
 
     @classmethod
-    def connect(cls) -> Self:
-        """Raises `ConfigurationError` when there is no SDK or no engine answers."""
+    def connect(cls, url: str | None = None) -> Self:
+        """Connects to the engine at `url`, else to that of DOCKER_HOST.
+
+        Raises `ConfigurationError` when there is no SDK or no engine answers.
+        """
         try:
             import docker
         except ImportError as error:
@@ -40,7 +45,8 @@ class Engine:
                 f"Docker mode needs the docker extra: {error}.", advice="Install it: pip install 'kinitro[docker]'."
             ) from error
         try:
-            client = docker.from_env(timeout=_CALL_TIMEOUT_S, max_pool_size=_THREADS)
+            environment = {"DOCKER_HOST": url} if url else None
+            client = docker.from_env(timeout=_CALL_TIMEOUT_S, max_pool_size=_THREADS, environment=environment)
             client.ping()
         except docker.errors.DockerException as error:
             raise ConfigurationError(f"No Docker engine answers: {error}", advice=_NO_ENGINE_ADVICE) from error
@@ -159,6 +165,19 @@ class Engine:
             container.start()
             status = container.wait(timeout=timeout_s)
             return int(status["StatusCode"]), container.logs().decode(errors="replace")
+        finally:
+            container.remove(force=True)
+
+    @contextlib.contextmanager
+    def first_line_of(self, image: str, command: Sequence[str], timeout_s: float, **options: Any) -> Iterator[str]:
+        """Runs a container for the length of the block, and gives the first line that it prints; empty when none."""
+        container = self.client.containers.create(image, command=list(command), **options)
+        try:
+            container.start()
+            end = time.monotonic() + timeout_s
+            while b"\n" not in (said := container.logs(stderr=False)) and time.monotonic() < end:
+                time.sleep(_LOOK_S)
+            yield said.decode(errors="replace").partition("\n")[0]
         finally:
             container.remove(force=True)
 

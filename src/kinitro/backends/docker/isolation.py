@@ -1,11 +1,12 @@
 """Proof, from inside a container just like a policy's, that it can call nobody."""
 
-import asyncio
-import contextlib
 import json
-import socket
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kinitro.backends.docker.engine import Engine
+from kinitro.errors import InfrastructureError
 
 PROBE = """
 import json, socket, sys, threading, time
@@ -39,27 +40,63 @@ for one in tries:
 here = f"127.0.0.1:{own.getsockname()[1]}"
 print(json.dumps({"works": here in reached, "reached": [one for one in reached if one != here]}))
 """
+_LISTENER_S = 30.0
+_PROBE_S = 60.0
+_MAX_ADDRESSES = 64
 _OUTSIDE = (("1.1.1.1", 443), ("8.8.8.8", 53))
 _NAMES = ("example.com", "huggingface.co")
 
+LISTENER = """
+import json, os, re, socket
 
-@asynccontextmanager
-async def listening_host() -> AsyncIterator[int]:
-    """A service of this host on all its addresses, as a careless one would be: the port."""
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "0.0.0.0", 0)  # noqa: S104 - the point of it
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+def local_addresses():
+    with open("/proc/net/fib_trie") as file:
+        found = re.findall(r"\\|-- ([0-9.]+)\\n +/32 host LOCAL", file.read())
+    return sorted({one for one in found if not one.startswith("127.")})
+
+server = socket.create_server(("0.0.0.0", 0))
+addresses = local_addresses()
+for address in addresses[:1]:
+    socket.create_connection((address, server.getsockname()[1]), 2.0).close()  # or nobody's failure means anything
+facts = {"port": server.getsockname()[1], "addresses": addresses, "cpus": sorted(os.sched_getaffinity(0))}
+print(json.dumps(facts), flush=True)
+while True:
+    server.accept()[0].close()
+"""
 
 
-def host_addresses(gateways: Iterable[str]) -> list[str]:
-    """Addresses under which containers might reach this host."""
-    found = {*gateways}
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing; says which address would be used
-        found.add(probe.getsockname()[0])
-    with contextlib.suppress(OSError):
-        found.update(socket.gethostbyname_ex(socket.gethostname())[2])
-    return sorted(address for address in found if not address.startswith("127."))
+@dataclass(frozen=True)
+class HostFacts:
+    """What a container on the host's own network sees of it: where a service on 0.0.0.0 answers, its processors."""
+
+    port: int
+    addresses: tuple[str, ...]
+    cpus: tuple[int, ...]
+
+    @classmethod
+    def read(cls, line: str) -> "HostFacts":
+        """From the listener's only line. `InfrastructureError` (`probe`) for anything else."""
+        try:
+            said = json.loads(line)
+            return cls(int(said["port"]), tuple(said["addresses"])[:_MAX_ADDRESSES], tuple(map(int, said["cpus"])))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InfrastructureError(
+                f"The isolation probe's listener did not answer: {line[:300]!r}.", code="probe"
+            ) from error
+
+
+def look_from_inside(
+    engine: Engine, image: str, outside: Mapping[str, Any], inside: Mapping[str, Any]
+) -> tuple[HostFacts, list[str]]:
+    """What the host looks like, and what a container with the options `inside` reaches of it. Blocks.
+
+    `outside` are the options of a container on the host's own network that listens as a careless service would.
+    """
+    listener = ["python", "-I", "-c", LISTENER]
+    with engine.first_line_of(image, listener, _LISTENER_S, network_mode="host", **outside) as line:
+        facts = HostFacts.read(line)
+        _, output = engine.run_to_end(image, probe_command(facts.addresses, facts.port), _PROBE_S, **inside)
+    return facts, problems(output)
 
 
 def probe_command(addresses: Iterable[str], port: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import IO
 
 from kinitro.backends.docker import firewall
 from kinitro.backends.docker.engine import Engine
+from kinitro.backends.docker.hosts import connected
 from kinitro.backends.docker.settings import HOME_LABEL, RUN_LABEL, DockerSettings
 
 
@@ -36,10 +37,10 @@ def sweep(engine: Engine, settings: DockerSettings) -> int:
     return sum(_end_if_dead(engine, settings, run) for run in _known_runs(engine, settings))
 
 
-def clean_up(settings: DockerSettings) -> int:
+async def clean_up(settings: DockerSettings) -> int:
     """Connects, sweeps, and says how many things were removed: `kinitro executor --cleanup`."""
-    with contextlib.closing(Engine.connect()) as engine:
-        return sweep(engine, settings)
+    async with connected(settings.host) as (engine, _):
+        return await engine.do("The sweep", lambda: sweep(engine, settings))
 
 
 def _known_runs(engine: Engine, settings: DockerSettings) -> set[str]:

@@ -1,0 +1,90 @@
+"""Several Docker hosts as one backend: each server goes to the host that it is asked for, or to the least busy one."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Self
+
+from kinitro.backends.base import LaunchSpec, Memory, Running
+from kinitro.backends.docker.backend import DockerBackend
+from kinitro.backends.docker.settings import DockerSettings
+from kinitro.errors import InfrastructureError
+
+
+class DockerFleet:
+    """One `DockerBackend` a host. An async context manager: every host must prove its isolation.
+
+    Servers of one episode are on one host; nothing goes from host to host.
+    """
+
+    isolates = True
+    enforces = DockerBackend.enforces
+
+    def __init__(self, hosts: Iterable[DockerSettings]) -> None:
+        self._backends = {settings.host: DockerBackend(settings) for settings in hosts}
+        self._starting: Counter[str] = Counter()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            for backend in self._backends.values():
+                await stack.enter_async_context(backend)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def ensure_image(self, image: str, how_to_build: str) -> str:
+        """The image's id on the first host, when every host has it.
+
+        `ConfigurationError` "Failed to pull image" where one neither has it nor can pull it.
+        """
+        found = [await backend.ensure_image(image, how_to_build) for backend in self._backends.values()]
+        return found[0]
+
+    @property
+    def hosts(self) -> Mapping[str, int | None]:
+        """Each host, and how many episodes at once it has processors for."""
+        return {host: room for backend in self._backends.values() for host, room in backend.hosts.items()}
+
+    async def launch(self, spec: LaunchSpec) -> Running:
+        """Starts it on the spec's host, else on the one with the fewest policies for its processors."""
+        host = spec.host or await self._choose(spec)
+        self._starting[host] += 1
+        try:
+            return await self._backends[host].launch(spec)
+        finally:
+            self._starting[host] -= 1
+
+    async def _choose(self, spec: LaunchSpec) -> str:
+        """The least busy host of those that have the memory, or of all when none has."""
+        roomy = [host for host in self._backends if await self._fits(host, spec.limits.memory_bytes or 0)]
+        return min(roomy or self._backends, key=self._load)
+
+    async def _fits(self, host: str, wanted_bytes: int) -> bool:
+        try:
+            return (await self.memory(host)).available_bytes >= wanted_bytes
+        except InfrastructureError:  # it will say so itself
+            return True
+
+    def _load(self, host: str) -> float:
+        backend = self._backends[host]
+        return (backend.policies + self._starting[host]) / (backend.hosts[host] or 1)
+
+    async def connect(self, caller: Running, callee: Running) -> None:
+        """Puts the caller on the callee's network, off any it was put on before."""
+        await self._backends[callee.host].connect(caller, callee)
+
+    def reserve(self, *servers: Running) -> AbstractAsyncContextManager[None]:
+        """Processors of their host for the length of the block."""
+        return self._backends[servers[0].host].reserve(*servers)
+
+    async def memory(self, host: str) -> Memory:
+        """The host's memory now."""
+        return await self._backends[host].memory(host)
+
+    async def close(self) -> None:
+        """Removes everything from every host. Safe to call twice."""
+        await asyncio.shield(self._stack.aclose())
