@@ -1,7 +1,9 @@
 """Everything here starts real containers; without an engine or the images it is skipped, and says so."""
 
 import asyncio
+import os
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -119,3 +121,23 @@ async def until(condition: Callable[[], object], timeout_s: float = 90.0) -> Non
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - it looks at other processes
             await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def executor_process(api, state: Path) -> Callable:
+    @asynccontextmanager
+    async def run(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        variables = {"KINITRO_HOME": str(state), "KINITRO_EXECUTOR_MINER_DEPLOYMENT_MEMORY": "1g"}
+        variables |= {"KINITRO_EXECUTOR_SHUTDOWN_GRACE_SECONDS": "2"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "kinitro", "executor", "--api-url", api.url, "--poll-interval", "0.2", *arguments,
+            env=os.environ | variables, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+    return run

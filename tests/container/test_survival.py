@@ -4,9 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,26 +39,6 @@ def slow_policy(tmp_path: Path, store) -> PolicyRef:
     (folder / "policy.py").write_text(SLOW)
     (folder / "server.py").write_text(Path(policy_server.__file__).read_text())
     return store.add_local(folder, "tests/slow")
-
-
-@pytest.fixture
-def executor_process(api, state: Path) -> Callable:
-    @asynccontextmanager
-    async def run(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        variables = {"KINITRO_HOME": str(state), "KINITRO_EXECUTOR_MINER_DEPLOYMENT_MEMORY": "1g"}
-        variables |= {"KINITRO_EXECUTOR_SHUTDOWN_GRACE_SECONDS": "2"}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "kinitro", "executor", "--api-url", api.url, "--poll-interval", "0.2", *arguments,
-            env=os.environ | variables, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
-
-    return run
 
 
 def rules() -> str:

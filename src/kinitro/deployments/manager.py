@@ -246,7 +246,8 @@ class DeploymentManager:
         """Pauses a server that nobody has used for a moment: only episodes and warm-ups may compute."""
         await asyncio.sleep(_LINGER_S)
         async with entry.awake:
-            if entry.users or entry.ending is not None or entry.deployment is None:
+            used_since = self._clock() - entry.last_used < _LINGER_S
+            if entry.users or used_since or entry.ending is not None or entry.deployment is None:
                 return
             try:
                 await entry.deployment.running.pause()

@@ -65,9 +65,11 @@ class Leases:
             self._held[task.task_uuid] = Held(task, self._clock())
         self._added.set()
 
-    def drop(self, task_uuid: UUID) -> None:
-        """Holds it no longer: it was submitted, released or lost."""
-        self._held.pop(task_uuid, None)
+    def drop(self, lease: LeaseRef) -> None:
+        """Holds it no longer: it was submitted, released or lost. A later lease on the same task stays."""
+        held = self._held.get(lease.task_uuid)
+        if held is not None and held.task.lease_token == lease.lease_token:
+            del self._held[lease.task_uuid]
 
     async def start(self, held: Held) -> bool:
         """Tells the API that this episode begins; false when the lease is lost.
@@ -88,7 +90,7 @@ class Leases:
         """Gives tasks back; when the API is away their leases run out instead."""
         helds = list(helds)
         for held in helds:
-            self.drop(held.task.task_uuid)
+            self.drop(held.ref())
         for batch in _batches([held.ref() for held in helds]):
             try:
                 await self._link.release(batch)

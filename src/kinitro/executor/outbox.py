@@ -4,12 +4,11 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
-from uuid import UUID
 
 from kinitro.errors import ApiError, ApiUnreachable
 from kinitro.executor.link import ApiLink
 from kinitro.logs import get_logger
-from kinitro.schemas import ResultIn
+from kinitro.schemas import LeaseRef, ResultIn
 
 _log = get_logger("executor")
 _BATCH = 100
@@ -20,7 +19,7 @@ _LONGEST_PAUSE_S = 15.0
 class Outbox:
     """Submits results in their order, each as soon as it comes. `on_settled` is told of each that the API answered."""
 
-    def __init__(self, link: ApiLink, on_settled: Callable[[UUID], None]) -> None:
+    def __init__(self, link: ApiLink, on_settled: Callable[[LeaseRef], None]) -> None:
         self._link = link
         self._on_settled = on_settled
         self._waiting: deque[ResultIn] = deque()
@@ -78,7 +77,7 @@ class Outbox:
     def _settle(self, batch: list[ResultIn]) -> None:
         for result in batch:
             self._waiting.remove(result)
-            self._on_settled(result.task_uuid)
+            self._on_settled(LeaseRef(task_uuid=result.task_uuid, lease_token=result.lease_token))
         if not self._waiting:
             self._filled.clear()
             self._emptied.set()

@@ -102,7 +102,10 @@ class FakeApi:
         self.fetches += 1
         expiry = datetime.now(UTC) + timedelta(seconds=self.lease_s + self.clock_ahead_s)
         served = [task for task in self.pending if asked.env_ids is None or task.env_id in asked.env_ids]
-        chosen = [task.model_copy(update={"lease_expires_at": expiry}) for task in served[: asked.batch_size]]
+        chosen = [
+            task.model_copy(update={"lease_expires_at": expiry, "lease_token": uuid4()})
+            for task in served[: asked.batch_size]
+        ]
         taken = {task.task_uuid for task in chosen}
         self.pending = [task for task in self.pending if task.task_uuid not in taken]
         self.leased |= {task.task_uuid: task for task in chosen}

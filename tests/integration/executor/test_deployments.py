@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from kinitro.backends import Memory
 from kinitro.backends.process import ProcessBackend, ProcessRun
 from kinitro.deployments import DeploymentManager, DeploymentSettings, SnapshotStore
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
+
+from .conftest import until
 
 UID = 7
 
@@ -295,3 +298,69 @@ async def test_a_failure_of_ours_that_came_late_is_not_waited_for_again_at_once(
 
 async def _directory(deployment) -> str:
     return str(Path(f"/proc/{deployment.identity.split('@')[0]}/cwd").readlink())
+
+
+@pytest.fixture
+def computing(monkeypatch) -> list[str]:
+    """What was done to the servers' processors, in order."""
+    done: list[str] = []
+
+    def note(what: str):
+        async def change(_run: ProcessRun) -> None:
+            done.append(what)
+
+        return change
+
+    monkeypatch.setattr(ProcessRun, "pause", note("pause"))
+    monkeypatch.setattr(ProcessRun, "resume", note("resume"))
+    return done
+
+
+async def test_a_policy_computes_only_while_one_of_its_episodes_runs(make_manager, add_policy, computing) -> None:
+    manager = make_manager()
+    ref = add_policy("HEALTH['max_concurrent_episodes'] = 2")
+    async with manager.lease(ref, UID):
+        async with manager.lease(ref, UID):
+            pass
+        await asyncio.sleep(1.0)
+        assert "pause" not in computing
+    await until(lambda: "pause" in computing)
+    async with manager.lease(ref, UID):
+        assert computing[computing.index("pause") :] == ["pause", "resume"]
+
+
+async def test_a_policy_used_again_at_once_is_not_paused_in_between(make_manager, add_policy, computing) -> None:
+    manager = make_manager()
+    ref = add_policy()
+    for _ in range(5):
+        async with manager.lease(ref, UID):
+            await asyncio.sleep(0.2)
+    assert "pause" not in computing
+
+
+async def test_a_host_short_of_memory_loses_the_policies_that_nobody_uses(
+    make_manager, add_policy, backend, monkeypatch
+) -> None:
+    manager = make_manager()
+    used, unused = add_policy(name="used"), add_policy(name="unused")
+    async with manager.lease(unused, UID):
+        pass
+    async with manager.lease(used, UID):
+        monkeypatch.setattr(backend, "memory", short_of_memory)
+        await until(lambda: not manager.is_ready(unused), 10)
+        assert manager.is_ready(used)
+
+
+async def test_a_start_that_finds_no_memory_is_our_fault_not_the_policys(
+    make_manager, add_policy, backend, monkeypatch
+) -> None:
+    monkeypatch.setattr(backend, "memory", short_of_memory)
+    manager = make_manager()
+    manager._clock = iter(range(0, 10_000, 40)).__next__
+    with pytest.raises(InfrastructureError, match="No host has memory left"):
+        async with manager.lease(add_policy(), UID):
+            pass
+
+
+async def short_of_memory(_host: str) -> Memory:
+    return Memory(total_bytes=100, available_bytes=9)

@@ -21,7 +21,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 async def test_a_cancellation_that_comes_together_with_a_change_is_not_lost() -> None:
-    executor = Executor(**dict.fromkeys(("limits", "env_ids", "link", "leases", "outbox"), None),
+    executor = Executor(**dict.fromkeys(("limits", "rooms", "env_ids", "link", "leases", "outbox"), None),
                         **dict.fromkeys(("deployments", "runner", "selftest"), None))  # fmt: skip
 
     async def wait_for_ever() -> None:

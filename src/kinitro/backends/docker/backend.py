@@ -124,19 +124,23 @@ class DockerBackend:
     async def reserve(self, *servers: Running) -> AsyncIterator[None]:
         """Processors of their own for the length of the block; all others keep off them."""
         runs = [server for server in servers if isinstance(server, DockerRun)]
-        async with AsyncExitStack() as stack:
-            mine = await stack.enter_async_context(self._cores.take())
-            stack.push_async_callback(self._give_back, runs, mine)
-            for run in runs:
-                run.cores.update(mine)
+        try:
+            async with self._cores.take() as mine, self._given(runs, mine):
+                yield
+        finally:
+            with contextlib.suppress(InfrastructureError):  # whoever stays where it was has nothing to do there
+                await asyncio.shield(self._spread())
+
+    @asynccontextmanager
+    async def _given(self, runs: list[DockerRun], cores: tuple[int, ...]) -> AsyncIterator[None]:
+        for run in runs:
+            run.cores.update(cores)
+        try:
             await self._spread()
             yield
-
-    async def _give_back(self, runs: list[DockerRun], cores: tuple[int, ...]) -> None:
-        for run in runs:
-            run.cores.difference_update(cores)
-        with contextlib.suppress(InfrastructureError):  # whoever stays where it was has nothing to do there
-            await self._spread()
+        finally:
+            for run in runs:
+                run.cores.difference_update(cores)
 
     async def _spread(self) -> None:
         """Keeps every server to its episodes' processors, and those without one to what is left."""

@@ -207,7 +207,8 @@ class DockerRun:
 
     async def pause(self) -> None:
         """Freezes it. Nothing happens when it has ended."""
-        self._paused = await self._try(lambda container: container.pause())
+        if not self._paused:
+            self._paused = await self._try(lambda container: container.pause())
 
     async def resume(self) -> None:
         """Lets it go on. Nothing happens when it has ended or was not paused."""
