@@ -34,6 +34,7 @@ from kinitro.environments.episode import (
     attributed,
     run_episode,
 )
+from kinitro.environments.idle import IdleExit
 from kinitro.environments.protocol import (
     MAX_ERROR_LENGTH,
     SECRET_VARIABLE,
@@ -385,6 +386,13 @@ def main() -> None:
         default=Randomisation.STANDARD,
         help="how much of the world besides placement is drawn from the seed (default %(default)s)",
     )
+    parser.add_argument(
+        "--idle-exit",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="end when nothing was asked for so long (default: never)",
+    )
     arguments = parser.parse_args()
     configure_logging()
     try:
@@ -393,8 +401,8 @@ def main() -> None:
         )
     except ConfigurationError as error:
         parser.exit(1, f"{error}\n")
-    uvicorn.run(
-        app,
+    config = uvicorn.Config(
+        idle := IdleExit(app, arguments.idle_exit),
         host=arguments.host,
         port=arguments.port,
         log_level="warning",
@@ -403,6 +411,17 @@ def main() -> None:
         timeout_keep_alive=120,
         timeout_graceful_shutdown=2,
     )
+    asyncio.run(_serve(uvicorn.Server(config), idle if arguments.idle_exit else None))
+
+
+async def _serve(server: uvicorn.Server, idle: IdleExit | None) -> None:
+    serving = asyncio.create_task(server.serve())
+    if idle is not None:
+        expiring = asyncio.create_task(idle.expired())
+        await asyncio.wait({serving, expiring}, return_when=asyncio.FIRST_COMPLETED)
+        expiring.cancel()
+        server.should_exit = True
+    await serving
 
 
 if __name__ == "__main__":

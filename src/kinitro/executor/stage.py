@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _log = get_logger("executor")
 _WAITING_NOTE = "each episode has processors to itself: those beyond the hosts' processors wait their turn"
-_IN_IMAGE = ("python", "/app/env.py", "--host", "{host}", "--port", "{port}")
+_IDLE_S = 1800  # an engine that is killed can leave a container running that it no longer knows: it must end by itself
+_IN_IMAGE = ("python", "/app/env.py", "--host", "{host}", "--port", "{port}", "--idle-exit", str(_IDLE_S))
 
 
 @dataclass(frozen=True)
