@@ -67,8 +67,8 @@ async def test_what_is_the_policys_fault_is_a_verdict(
 async def test_a_policy_that_never_gets_ready_does_not_hold_up_another(api, run_executor, add_policy) -> None:
     api.add(add_policy("HEALTH['model_loaded'] = False", name="stuck"), 2)
     good = api.add(add_policy(MANY, name="good"), 4)
-    async with run_executor(miner_deployment_warmup_timeout=8.0, max_concurrent=1, batch_size=8):
-        await until(lambda: set(good) <= set(api.results), timeout_s=6.0)
+    async with run_executor(miner_deployment_warmup_timeout=60.0, max_concurrent=1, batch_size=8):
+        await until(lambda: set(good) <= set(api.results), timeout_s=50.0)
 
 
 async def test_a_task_that_names_an_endpoint_is_run_against_it(api, run_executor, add_policy, backend, store) -> None:
