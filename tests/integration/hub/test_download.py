@@ -69,29 +69,28 @@ def asked_for_the_last_file(hub: LocalHub) -> bool:
     return any(method == "GET" and path.endswith("/never.bin") for method, path, _ in hub.seen)
 
 
-def limits(carried_bytes: int) -> HubLimits:
-    return HubLimits(deadline_s=8.0, attempts=1, carried_bytes=carried_bytes)
-
-
-async def test_a_download_past_its_deadline_is_ended_and_ours_when_little_has_come(
-    hub: LocalHub, hanging: PolicyRef, folder: Path
+async def test_a_download_past_its_deadline_is_ended_and_how_much_came_says_whose_fault_it_is(
+    hub: LocalHub, hanging: PolicyRef, tmp_path: Path
 ) -> None:
-    began = time.monotonic()
-    with pytest.raises(InfrastructureError, match="within 8 s") as caught:
-        await HuggingFaceHub(None, limits(100_000)).fetch(hanging, folder)
-    assert caught.value.code == "hub_timeout"
-    assert time.monotonic() - began < 20
+    began, deadline_s = time.monotonic(), 15.0  # time enough for a busy machine to start two processes
+
+    async def failure(carried_bytes: int) -> Exception:
+        folder = tmp_path / str(carried_bytes)
+        folder.mkdir()
+        limits = HubLimits(deadline_s=deadline_s, attempts=1, carried_bytes=carried_bytes)
+        with pytest.raises((PolicyError, InfrastructureError), match="within 15 s") as caught:
+            await HuggingFaceHub(None, limits).fetch(hanging, folder)
+        return caught.value
+
+    little, much = await asyncio.gather(failure(100_000), failure(40_000))
     assert asked_for_the_last_file(hub)
+    assert isinstance(little, InfrastructureError)
+    assert little.code == "hub_timeout"
+    assert isinstance(much, PolicyError)
+    assert much.code == "snapshot_too_big"
+    assert "and this is larger" in much.message
+    assert time.monotonic() - began < 45  # not the minute that the hub takes
     assert processes() == {}
-
-
-async def test_a_repo_of_which_much_has_come_by_the_deadline_is_too_large_for_it(
-    hub: LocalHub, hanging: PolicyRef, folder: Path
-) -> None:
-    with pytest.raises(PolicyError, match="and this is larger") as caught:
-        await HuggingFaceHub(None, limits(40_000)).fetch(hanging, folder)
-    assert caught.value.code == "snapshot_too_big"
-    assert asked_for_the_last_file(hub)
 
 
 async def test_a_download_that_is_cancelled_ends_and_its_token_was_never_to_be_seen(

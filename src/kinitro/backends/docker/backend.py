@@ -103,7 +103,7 @@ class DockerBackend:
     @property
     def policies(self) -> int:
         """How many policies there are now."""
-        return sum(run.place.volume is not None for run in self._running)
+        return len(self._policies())
 
     async def launch(self, spec: LaunchSpec) -> Running:
         """Starts it; a policy at once, an environment once it answers. `InfrastructureError` when it can't.
