@@ -82,6 +82,7 @@ async def test_policies_that_break_down_or_answer_badly_fail_and_harm_nobody(api
             unharmed += api.add(honest, env_id=ENV_ID)  # the same seed each time
     wanted = {*expected.values(), *unharmed}
     limits = {"miner_deployment_memory": "300m", "miner_deployment_cpu": 0.5, "action_timeout": ACTION_S}
+    limits["eval_kept_cores"] = 0  # two at once on two processors
     async with run_executor(max_timesteps=60, miner_deployment_warmup_timeout=WARMUP_S, max_concurrent=3, **limits):
         # A wait in which this machine stood still is nobody's fault, and runs again.
         await until(lambda: wanted <= {task for task, found in api.results.items() if not is_ours(found)}, 360)
