@@ -29,6 +29,13 @@ def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
+def in_host_network(script: str) -> str:
+    """The output of a script that may look at this host's firewall and change it."""
+    return docker(
+        *("run", "--rm", "--network", "host", "--cap-add", "NET_ADMIN", "-u", "0", RUNNER, "sh", "-c", script)
+    )
+
+
 def missing() -> str | None:
     try:
         for image in (RUNNER, METAWORLD):

@@ -1,6 +1,8 @@
 import pytest
+import structlog
 
 from kinitro.demo.miners import MINERS, write_folder
+from kinitro.types import PolicyRef
 
 from .conftest import until
 
@@ -30,3 +32,14 @@ async def test_docker_mode_comes_to_the_same_verdicts_as_process_mode(api, store
         }
     assert found["docker"] == found["process"]
     assert any(success for some in found["docker"].values() for success, *_ in some)
+
+
+async def test_a_policy_server_elsewhere_is_nobodys_fault_where_containers_have_no_way_out(api, run_executor) -> None:
+    (task,) = api.add(PolicyRef("x/y", "0" * 40), env_id=ENVIRONMENTS[0], miner_endpoint="http://192.0.2.1:8000")
+    with structlog.testing.capture_logs() as events:
+        async with run_executor():
+            await until(lambda: task in api.released)
+    assert not api.started
+    assert not api.results
+    (reason, *_) = [event["reason"] for event in events if event["event"] == "tasks_released"]
+    assert "which environments in containers can't call" in reason

@@ -1,225 +1,62 @@
 """Policies that attack. One executor runs them all beside an honest one: each ends with the fault that is due."""
 
 import asyncio
-import textwrap
+import json
+import os
+import re
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kinitro.backends.base import LaunchSpec, Limits, Role
+from kinitro.backends.docker.output import NOTE
+from kinitro.demo.miners import MINERS, write_folder
 from kinitro.policy import server as policy_server
 from kinitro.schemas import ResultIn
+from kinitro.testing.backend_suite import until_answering, until_exited
 from kinitro.types import ErrorKind, PolicyRef
 
-from .conftest import left_over, until
+from .conftest import docker, left_over, until
+from .hostile import ANSWERS, BEHAVES, LOOKS, REQUIREMENTS, Case
 
-ENV_ID = "metaworld/reach-v3"
-
-# A Policy class; `act` is what the case is about. What it raises comes back to us as the episode's error.
-BEHAVES = {
-    "endless import": ("while True: pass", "", "Miner deployment not ready"),
-    "endless reset": ("", "if name == 'reset':\n    while True: pass", "did not answer /reset"),
-    "endless act": ("", "if name == 'act':\n    while True: pass", "did not answer /act"),
-    "fork bomb": ("import os", "while True: os.fork()", ""),
-    "memory balloon": ("kept = []", "while True: kept.append(bytearray(2**24))", "out of memory"),
-    "endless output": ("", "while True: print('x' * 10_000)", "did not answer"),
-    "kills its server": ("import os", "os.kill(os.getpid(), 9)", "ended with exit code"),
-    "kills everything": ("import os", "os.kill(-1, 9)", ""),
-    "leaves when it is losing": (
-        "import os\nsteps = []",
-        "steps.append(1)\nif len(steps) > 30: os._exit(0)",
-        "ended with",
-    ),
-}
-
-REDIRECT = """
-self.send_response(307)
-self.send_header("Location", "http://127.0.0.1:8000/evaluate")
-self.send_header("Content-Length", "0")
-self.end_headers()
-"""
-
-# Servers of their own that misbehave in how they answer /act.
-ANSWERS = {
-    "huge body": ("head(10**9)\nwhile True: self.wfile.write(bytes(2**20))", "/act"),
-    "slow drip": ("head(10**6)\nfor _ in range(99): self.wfile.write(b'x'); self.wfile.flush(); time.sleep(1)", "/act"),
-    "redirect": (REDIRECT, "redirects"),
-    "malformed": ("head(4); self.wfile.write(b'\\xc1\\xff\\x00\\x01')", "/act"),
-    "deep json": ("head(200_000); self.wfile.write(b'[' * 100_000 + b']' * 100_000)", "/act"),
-}  # fmt: skip
-
-# What a policy finds when it looks around; it raises with what it could do.
-LOOKS = {
-    "writes": """
-        for folder in ("/", "/etc", "/policy", "/opt", "/home", "/var/tmp", "/proc/sys", "/sys", "/run", "/root"):
-            attempt(folder, lambda: open(folder + "/x", "w").write("x"))
-        written = 0
-        try:
-            with open("/tmp/fill", "wb", buffering=0) as file:
-                while written < 2**31:
-                    written += file.write(bytes(2**20))
-        except OSError:
-            pass
-        if written > 600 * 2**20:
-            could.append(f"write {written} bytes")
-        os.remove("/tmp/fill")
-        os.makedirs("/tmp/bin", exist_ok=True)
-        shutil.copy("/bin/true", "/tmp/bin/true")
-        os.chmod("/tmp/bin/true", 0o755)
-        attempt("run a program of its own", lambda: subprocess.run(["/tmp/bin/true"], check=True))
-    """,
-    "rights": """
-        attempt("become root", lambda: os.setuid(0))
-        attempt("mount", lambda: subprocess.run(["mount", "-t", "tmpfs", "x", "/tmp"], check=True, capture_output=True))
-        attempt("make a device", lambda: os.mknod("/tmp/device", 0o600 | stat.S_IFBLK, os.makedev(8, 0)))
-        attempt("a raw socket", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
-        attempt("a packet socket", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 3))
-        attempt("a new namespace", lambda: subprocess.run(["unshare", "-Ur", "true"], check=True, capture_output=True))
-        attempt("a route", lambda: subprocess.run(["ip", "route", "add", "default", "dev", "eth0"], check=True))
-        status = open("/proc/self/status").read()
-        for line in ("CapEff:\\t0000000000000000", "CapBnd:\\t0000000000000000", "NoNewPrivs:\\t1", "Seccomp:\\t2"):
-            if line not in status:
-                could.append("have more than " + line)
-    """,
-    "secrets": """
-        for path in ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock", "/host"):
-            if os.path.exists(path):
-                could.append("see " + path)
-        attempt("read passwords", lambda: open("/etc/shadow").read())
-        for pid in filter(str.isdigit, os.listdir("/proc")):
-            for name in ("environ", "cmdline"):
-                try:
-                    text = open(f"/proc/{pid}/{name}").read()
-                except OSError:
-                    continue
-                for word in ("SECRET", "TOKEN", "API_KEY", "KINITRO", "PASSWORD", "hf_"):
-                    if word in text:
-                        could.append(f"read {word} in /proc/{pid}/{name}")
-        mounts = open("/proc/mounts").read()
-        if "/policy ext4 rw" in mounts or " /policy overlay rw" in mounts:
-            could.append("write to its files")
-    """,
-    "network": """
-        own = socket.gethostbyname(socket.gethostname())
-        base, last = own.rsplit(".", 1)
-        first = int(ipaddress.ip_address(own)) - 2
-        targets = [(str(ipaddress.ip_address(first + n)), 8000) for n in range(16) if n != 2]
-        around = [first + 16 * step for step in range(-8, 9) if step]
-        targets += [(str(ipaddress.ip_address(a + n)), 8000) for a in around for n in (1, 2, 8)]
-        hosts = [str(ipaddress.ip_address(first + 1)), "172.17.0.1"] + json.load(open("/policy/hosts.json"))
-        ports = (22, 2375, 5432, 8000, json.load(open("/policy/port.json")))
-        targets += [(host, port) for host in hosts for port in ports]
-        targets += [("1.1.1.1", 443), ("8.8.8.8", 53), ("169.254.169.254", 80)]
-        def reach(target):
-            with socket.create_connection(target, 1.0):
-                could.append(f"connect to {target}")
-        def quietly(target):
-            try:
-                reach(target)
-            except OSError:
-                pass
-        threads = [threading.Thread(target=quietly, args=(target,)) for target in targets]
-        resolve = lambda: attempt("resolve", lambda: socket.getaddrinfo("example.com", 443))
-        threads.append(threading.Thread(target=resolve))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(10)
-        quietly_own = socket.create_connection((own, 8000), 1.0)  # the scan itself works
-    """,
-}
-
-POLICY = """
-{head}
-
-class Policy:
-    needs_images = False
-
-    def reset(self, task, seed):
-        self.run("reset")
-
-    def act(self, obs, state):
-        self.run("act")
-        return {{"continuous": {{"ee_twist": [0.0] * 6}}}}
-
-    def run(self, name):
-        if name == "act" or {in_reset}:
-{body}
-"""
-
-LOOKER = """
-import ipaddress, json, os, shutil, socket, stat, subprocess, sys, threading
-
-def look():
-    could = []
-    def attempt(what, work):
-        try:
-            work()
-        except Exception:
-            return
-        could.append(what)
-{body}
-    return could
-"""
-
-RAW_SERVER = """
-import json, sys, time, uuid
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        self.answer({"status": "healthy", "model_loaded": True, "uptime_seconds": 0.0, "needs_images": False})
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/reset":
-            return self.answer({"status": "ok", "episode_id": str(uuid.uuid4())})
-        def head(length):
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(length))
-            self.end_headers()
-#ACT#
-
-    def answer(self, value):
-        data = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-ThreadingHTTPServer((sys.argv[2], int(sys.argv[4])), Handler).serve_forever()
-"""
+ENV_ID = "metaworld/drawer-close-v3"
+TOKEN = "hf_canary0of0the0executor"
+WARMUP_S, ACTION_S, RESET_S = 8.0, 4.0, 30.0
 
 
 @pytest.fixture
-def add(tmp_path: Path, store) -> Callable[..., PolicyRef]:
-    def add(name: str, **files: str) -> PolicyRef:
+def add(tmp_path: Path, store) -> Callable[[str, Case], PolicyRef]:
+    def add(name: str, case: Case) -> PolicyRef:
         name = name.replace(" ", "-")
         folder = tmp_path / "policies" / name
         folder.mkdir(parents=True)
         (folder / "server.py").write_text(Path(policy_server.__file__).read_text())
-        for stem, text in files.items():
-            (folder / stem.replace("__", ".")).write_text(text)
+        for file, text in case.files.items():
+            (folder / file).write_text(text)
         return store.add_local(folder, f"tests/{name}")
 
     return add
 
 
-def policy_of(head: str, body: str) -> str:
-    indented = textwrap.indent(textwrap.dedent(body) or "pass", " " * 12)
-    return POLICY.format(head=head, body=indented, in_reset="reset" in body)
+@pytest.fixture
+def honest(tmp_path: Path, store) -> PolicyRef:
+    """A bundled policy that closes the drawer."""
+    write_folder(MINERS[2], tmp_path / "honest")
+    return store.add_local(tmp_path / "honest", MINERS[2].repo)
 
 
 def is_ours(result: ResultIn) -> bool:
     return result.error_kind is ErrorKind.INFRASTRUCTURE
+
+
+def own_addresses() -> list[str]:
+    """Every address of this host's own."""
+    found = re.findall(r"\|-- ([0-9.]+)\n +/32 host LOCAL", Path("/proc/net/fib_trie").read_text())
+    return sorted({address for address in found if not address.startswith("127.")})
 
 
 @asynccontextmanager
@@ -236,46 +73,80 @@ async def host_service() -> AsyncIterator[tuple[int, list[str]]]:
         yield server.sockets[0].getsockname()[1], callers
 
 
-@pytest.mark.timeout(400)
-async def test_policies_that_break_down_or_answer_badly_fail_and_harm_nobody(api, add, run_executor) -> None:
-    expected = {}
-    for name, (head, body, words) in BEHAVES.items():
-        (task,) = api.add(add(name, policy__py=policy_of(head, body)), env_id=ENV_ID)
-        expected[name] = (task, words)
-    for name, (act, words) in ANSWERS.items():
-        text = RAW_SERVER.replace("#ACT#", textwrap.indent(act, " " * 8))
-        (task,) = api.add(add(name, server__py=text), env_id=ENV_ID)
-        expected[name] = (task, words)
-    honest = api.add(add("honest", policy__py=policy_of("", "")), 2, env_id=ENV_ID)
-    wanted = {task for task, _ in expected.values()} | set(honest)
-    limits = {"miner_deployment_memory": "300m", "miner_deployment_cpu": 0.5, "action_timeout": 3.0}
-    async with run_executor(max_timesteps=60, miner_deployment_warmup_timeout=8.0, max_concurrent=3, **limits):
+@pytest.mark.timeout(420)
+async def test_policies_that_break_down_or_answer_badly_fail_and_harm_nobody(api, add, run_executor, honest) -> None:
+    expected, unharmed = {}, []
+    for name, case in (REQUIREMENTS | BEHAVES | ANSWERS).items():
+        (expected[name],) = api.add(add(name, case), env_id=ENV_ID)
+        if len(expected) % 4 == 1:
+            unharmed += api.add(honest, env_id=ENV_ID)  # the same seed each time
+    wanted = {*expected.values(), *unharmed}
+    limits = {"miner_deployment_memory": "300m", "miner_deployment_cpu": 0.5, "action_timeout": ACTION_S}
+    limits["eval_kept_cores"] = 0  # two at once on two processors
+    async with run_executor(max_timesteps=60, miner_deployment_warmup_timeout=WARMUP_S, max_concurrent=3, **limits):
         # A wait in which this machine stood still is nobody's fault, and runs again.
-        await until(lambda: wanted <= {task for task, found in api.results.items() if not is_ours(found)}, 300)
-    for name, (task, words) in expected.items():
-        result = api.results[task]
+        await until(lambda: wanted <= {task for task, found in api.results.items() if not is_ours(found)}, 360)
+    for name, case in (REQUIREMENTS | BEHAVES | ANSWERS).items():
+        result = api.results[expected[name]]
         assert (result.error_kind, result.success) == (ErrorKind.POLICY, False), (name, result.error)
-        assert words in result.error, name
-    assert [api.results[task].error for task in honest] == [None, None]
+        assert case.words in result.error, (name, result.error)
+        assert result.policy_seconds < WARMUP_S + RESET_S + 60 * ACTION_S, name
+        if "endless" in name or "slow" in name:
+            assert result.policy_seconds < WARMUP_S + RESET_S + 2 * ACTION_S, name
+    assert {api.results[task].error for task in unharmed} == {None}
+    assert len({api.results[task].trace_digest for task in unharmed}) == 1
     assert left_over() == []
 
 
 @pytest.mark.timeout(300)
-async def test_a_policy_that_looks_around_finds_nothing(api, add, run_executor) -> None:
+async def test_a_policy_that_looks_around_finds_nothing(api, add, run_executor, honest, state: Path) -> None:
     tasks = {}
     async with host_service() as (port, callers):
-        from kinitro.backends.docker.isolation import host_addresses
-
-        for name, body in LOOKS.items():
-            text = LOOKER.format(body=textwrap.indent(textwrap.dedent(body), " " * 4))
-            report = "import looker\nraise RuntimeError('could: ' + repr(looker.look()))"
-            files = {"looker__py": text, "policy__py": policy_of("", report)}
-            files |= {"port__json": str(port), "hosts__json": str(host_addresses([])).replace("'", '"')}
-            (tasks[name],) = api.add(add(name, **files), env_id=ENV_ID)
-        idle = api.add(add("neighbour", policy__py=policy_of("", "")), 1, env_id=ENV_ID)
-        async with run_executor(max_timesteps=100, max_concurrent=2, action_timeout=20.0):
-            await until(lambda: {*tasks.values(), *idle} <= set(api.results), 200)
+        known = {"port.json": port, "hosts.json": own_addresses(), "home.json": str(state)}
+        known["canary.json"] = TOKEN[::-1]  # turned round, so that its own files don't hold it
+        for name, case in LOOKS.items():
+            files = case.files | {file: json.dumps(value) for file, value in known.items()}
+            (tasks[name],) = api.add(add(name, replace(case, files=files)), env_id=ENV_ID)
+        neighbours = api.add(honest, 1, env_id=ENV_ID)
+        options = {"miner_hf_token": TOKEN, "api_key": TOKEN, "action_timeout": 30.0}
+        async with run_executor(max_timesteps=100, max_concurrent=2, **options):
+            await until(lambda: {*tasks.values(), *neighbours} <= set(api.results), 200)
     for name, task in tasks.items():
         assert api.results[task].error_kind is ErrorKind.POLICY
-        assert "could: []" in api.results[task].error, (name, api.results[task].error)
+        assert LOOKS[name].words in api.results[task].error, (name, api.results[task].error)
     assert callers == []
+
+
+LISTING = """
+import http.server, json, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+        self.wfile.write(json.dumps({"files": sorted(os.listdir("/policy"))}).encode())
+http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
+"""
+
+
+async def test_links_and_devices_in_a_snapshot_never_reach_a_container(backend, tmp_path: Path) -> None:
+    folder = tmp_path / "policy"
+    folder.mkdir()
+    (folder / "server.py").write_text(LISTING)
+    (folder / "link").symlink_to("/etc/shadow")
+    (folder / "folder").symlink_to("/var/run", target_is_directory=True)
+    os.mkfifo(folder / "fifo")
+    if os.geteuid() == 0:
+        os.mknod(folder / "device", 0o666 | stat.S_IFBLK, os.makedev(8, 0))
+    command = ("python", "server.py", "{host}", "{port}")
+    spec = LaunchSpec("The policy", Role.POLICY, command, folder, limits=Limits(memory_bytes=2**30, cpus=1.0))
+    assert (await until_answering(await backend.launch(spec)))["files"] == ["server.py"]
+
+
+async def test_a_flood_of_output_takes_no_room_on_this_host_and_ends_with_its_policy(backend, tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text("import os\nwhile True: os.write(1, b'x\\n' * 2**15)\n")
+    command = ("python", "server.py", "{host}", "{port}")
+    running = await backend.launch(LaunchSpec("The policy", Role.POLICY, command, tmp_path, limits=Limits(cpus=1.0)))
+    await asyncio.sleep(2.0)
+    (container,) = docker("ps", "-q", "--filter", "label=kinitro.role=policy").split()
+    assert len(docker("logs", container)) < 2**20
+    assert await until_exited(running, 30.0) == 137
+    assert (await running.logs()).endswith(NOTE)

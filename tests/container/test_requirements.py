@@ -6,7 +6,7 @@ from kinitro.backends.base import LaunchSpec, Limits, Role
 from kinitro.errors import PolicyError
 from kinitro.testing.backend_suite import until_answering
 
-from .conftest import docker
+from .conftest import RUNNER, docker
 
 IDNA = "idna==3.10 --hash=sha256:946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3"
 WRONG = "idna==3.10 --hash=sha256:" + "0" * 64
@@ -40,7 +40,10 @@ def no_packages_are_left(settings):
         docker("volume", "rm", volume)
 
 
-async def test_packages_with_hashes_are_there_and_are_installed_once(backend, spec) -> None:
+async def test_what_was_committed_comes_before_the_images_own_and_is_installed_once(backend, spec) -> None:
+    own = docker("run", "--rm", RUNNER, "python", "-c", "import idna; print(idna.__version__, idna.__file__)").split()
+    assert own[0] != "3.10"
+    assert own[1].startswith("/opt/venv/")
     first = await backend.launch(spec(IDNA))
     answer = await until_answering(first)
     assert (answer["idna"], answer["file"]) == ("3.10", "/deps/idna/__init__.py")

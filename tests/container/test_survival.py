@@ -14,7 +14,7 @@ from kinitro.errors import ConfigurationError
 from kinitro.policy import server as policy_server
 from kinitro.types import ErrorKind, PolicyRef
 
-from .conftest import RUNNER, docker, left_over, until
+from .conftest import docker, in_host_network, left_over, until
 
 ENV_ID = "metaworld/reach-v3"
 SLOW = """
@@ -43,8 +43,7 @@ def slow_policy(tmp_path: Path, store) -> PolicyRef:
 
 def rules() -> str:
     """The host's INPUT chain."""
-    script = "iptables -S INPUT; iptables-legacy -S INPUT"
-    return docker("run", "--rm", "--network", "host", "--cap-add", "NET_ADMIN", "-u", "0", RUNNER, "sh", "-c", script)
+    return in_host_network("iptables -S INPUT; iptables-legacy -S INPUT")
 
 
 def children(pid: int) -> list[int]:

@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +33,8 @@ from huggingface_hub.utils._http import get_session, hf_raise_for_status
 from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 from pydantic import SecretStr
 
-from kinitro.deployments.limits import HubLimits
+from kinitro.deployments.download import DownloadRequest, HubFailure, HubSays, arrived, run_download
+from kinitro.deployments.limits import GB, HubLimits
 from kinitro.deployments.listing import OWNER_FILE, ListedFile, Listing, check_listing, check_room, difference, matches
 from kinitro.deployments.threads import in_daemon_thread
 from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
@@ -64,22 +65,39 @@ class HuggingFaceHub:
 
         Raises:
             PolicyError: `snapshot_missing`, `snapshot_private`, `snapshot_refused` or `snapshot_too_big`.
-            InfrastructureError: `hub_unreachable`, `hub_rate_limited`, `hub_refused` or `hub_timeout`.
+            InfrastructureError: `hub_unreachable`, `hub_rate_limited`, `hub_refused`, `hub_timeout`, `hub_download` or
+                `hub_damaged_download`.
+            OSError: the disk.
         """
         try:
             async with asyncio.timeout(self._limits.deadline_s):
                 listing = await self._listing(ref)
                 check_room(listing, destination)
-                await self._ask(lambda: self._download(ref, destination))
-                wrong = await in_daemon_thread(lambda: _what_differs(destination, listing))
+                request = DownloadRequest(
+                    ref.repo, ref.revision, str(destination), self._api.endpoint, self._token, self._limits.max_bytes
+                )
+                await self._ask(lambda: run_download(request))
         except TimeoutError:
-            raise InfrastructureError(
-                f"{ref.repo} could not be downloaded within {self._limits.deadline_s:.0f} s.", code="hub_timeout"
-            ) from None
+            raise self._too_slow(ref, await asyncio.to_thread(arrived, destination)) from None
+        wrong = await in_daemon_thread(lambda: _what_differs(destination, listing))
         if wrong is not None:
             raise InfrastructureError(
                 f"The download differs from the hub's listing at {wrong!a}.", code="hub_damaged_download"
             )
+
+    def _too_slow(self, ref: PolicyRef, size: int) -> PolicyError | InfrastructureError:
+        """docs/decisions/0009: so little says that the hub or our link is slow, so much that the repo is large."""
+        limits = self._limits
+        message = f"{ref.repo} could not be downloaded within {limits.deadline_s:.0f} s; {size / GB:.2f} GB of it were"
+        if size < limits.carried_bytes:
+            return InfrastructureError(
+                f"{message}.", code="hub_timeout", advice="Is the way to the hub slow? See HF_ENDPOINT and the network."
+            )
+        return PolicyError(
+            f"{message}. An evaluator must carry {limits.carried_bytes / GB:g} GB in that time, and this is larger.",
+            code="snapshot_too_big",
+            advice="Remove what the policy does not need at run time.",
+        )
 
     async def read_owner(self, ref: PolicyRef) -> str | None:
         """The hotkey that `kinitro.json` names at this revision; None when there is no such file or it names none.
@@ -91,7 +109,7 @@ class HuggingFaceHub:
                 file = (await self._listing(ref)).files.get(OWNER_FILE)
                 if file is None or (file.size or 0) > _OWNER_FILE_BYTES:
                     return None
-                return _named_hotkey(await self._ask(lambda: self._read(ref, file)))
+                return _named_hotkey(await self._ask(lambda: _in_thread(lambda: self._read(ref, file))))
         except TimeoutError:
             raise InfrastructureError(
                 f"{OWNER_FILE} of {ref.repo} could not be read within {_OWNER_DEADLINE_S:.0f} s.", code="hub_timeout"
@@ -101,11 +119,11 @@ class HuggingFaceHub:
         """Raises `InfrastructureError` unless the hub answers us, as whom we ask."""
         try:
             async with asyncio.timeout(_CALL_TIMEOUT_S):
-                await in_daemon_thread(self._prove_access)
+                await _in_thread(self._prove_access)
         except TimeoutError:
             raise _unreachable("it did not answer in time") from None
-        except _FAILURES as error:
-            raise self._ours(error) from error
+        except HubFailure as failure:
+            raise self._ours(failure) from failure
 
     def _prove_access(self) -> None:
         """One request and no retries, unlike the SDK's own listing."""
@@ -114,20 +132,9 @@ class HuggingFaceHub:
         hf_raise_for_status(get_session().get(self._api.endpoint + path, headers=headers, timeout=_CALL_TIMEOUT_S))
 
     async def _listing(self, ref: PolicyRef) -> Listing:
-        listing = await self._ask(lambda: _list(self._api, ref))
+        listing = await self._ask(lambda: _in_thread(lambda: _list(self._api, ref)))
         check_listing(listing, ref, self._limits)
         return listing
-
-    def _download(self, ref: PolicyRef, destination: Path) -> None:
-        snapshot_download(
-            ref.repo,
-            revision=ref.revision,
-            local_dir=destination,
-            token=self._token,
-            endpoint=self._api.endpoint,
-            etag_timeout=_CALL_TIMEOUT_S,
-            max_workers=4,
-        )
 
     def _read(self, ref: PolicyRef, file: ListedFile) -> bytes:
         with tempfile.TemporaryDirectory(prefix="kinitro-owner-") as folder:
@@ -146,25 +153,24 @@ class HuggingFaceHub:
                 raise LocalEntryNotFoundError(f"{OWNER_FILE} differs from the hub's listing")
             return path.read_bytes()
 
-    async def _ask(self, call: Callable[[], T]) -> T:
+    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """One call, tried again with growing pauses while the failure looks like the hub's passing trouble."""
         for attempt in range(self._limits.attempts):
             try:
-                return await in_daemon_thread(call)
-            except _FAILURES as error:
-                verdict = await self._verdict(error)
+                return await call()
+            except HubFailure as failure:
+                verdict = await self._verdict(failure)
                 if not isinstance(verdict, InfrastructureError) or attempt + 1 == self._limits.attempts:
-                    raise verdict from error
+                    raise verdict from failure
             # Not for security: executors must not all come back at the same moment.
             await asyncio.sleep(self._limits.first_pause_s * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
         raise AssertionError("attempts is at least 1")
 
-    async def _verdict(self, error: Exception) -> PolicyError | InfrastructureError:
+    async def _verdict(self, failure: HubFailure) -> PolicyError | InfrastructureError:
         """Whose fault a failed call is."""
-        status = _status(error)
-        if isinstance(error, HFValidationError):
-            return PolicyError(f"The hub's rules forbid this repo id: {error}.", code="snapshot_refused")
-        if isinstance(error, (GatedRepoError, DisabledRepoError)) or status in (401, 403):
+        if failure.says is HubSays.INVALID:
+            return PolicyError(f"The hub's rules forbid this repo id: {failure.text}.", code="snapshot_refused")
+        if failure.says is HubSays.WITHHELD or failure.status in (401, 403):
             # The same answer is given to a wrong token and for a private or missing repo: only a working access
             # elsewhere shows that it is the repo.
             try:
@@ -176,25 +182,62 @@ class HuggingFaceHub:
                 code="snapshot_private",
                 advice="Make the repo public.",
             )
-        if isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)) or status == 404:
+        if failure.says is HubSays.MISSING:
             return PolicyError("The hub has no such repo or revision.", code="snapshot_missing")
-        return self._ours(error)
+        return self._ours(failure)
 
-    def _ours(self, error: Exception) -> InfrastructureError:
-        status = _status(error)
-        if status == 429:
+    def _ours(self, failure: HubFailure) -> InfrastructureError:
+        if failure.status == 429:
             return InfrastructureError(
                 "The hub asks us to slow down (429).",
                 code="hub_rate_limited",
                 advice="Set KINITRO_EXECUTOR_MINER_HF_TOKEN for a higher limit.",
             )
-        if status in (401, 403):
+        if failure.status in (401, 403):
             return InfrastructureError(
-                f"The hub refuses our own access ({status}).",
+                f"The hub refuses our own access ({failure.status}).",
                 code="hub_refused",
                 advice="Check KINITRO_EXECUTOR_MINER_HF_TOKEN.",
             )
-        return _unreachable(f"{type(error).__name__}: {str(error)[:300]}")
+        return _unreachable(failure.text)
+
+
+def download(request: DownloadRequest) -> None:
+    """Downloads, blocking, for the process made for it. Raises the SDK's errors, which `as_failure` reads."""
+    snapshot_download(
+        request.repo,
+        revision=request.revision,
+        local_dir=request.destination,
+        token=request.token,
+        endpoint=request.endpoint,
+        etag_timeout=_CALL_TIMEOUT_S,
+        max_workers=4,
+    )
+
+
+def as_failure(error: Exception) -> HubFailure | None:
+    """What an error of the SDK says; None when it is none of a failed call."""
+    if not isinstance(error, _FAILURES):
+        return None
+    status = _status(error)
+    says = HubSays.NOTHING
+    if isinstance(error, HFValidationError):
+        return HubFailure(HubSays.INVALID, None, str(error)[:300])
+    if isinstance(error, (GatedRepoError, DisabledRepoError)):
+        says = HubSays.WITHHELD
+    elif isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError)) or status == 404:
+        says = HubSays.MISSING
+    return HubFailure(says, status, f"{type(error).__name__}: {str(error)[:300]}")
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    """One short blocking call. Raises `HubFailure`."""
+    try:
+        return await in_daemon_thread(call)
+    except _FAILURES as error:
+        failure = as_failure(error)
+        assert failure is not None
+        raise failure from error
 
 
 class HubPublisher:

@@ -19,10 +19,9 @@ from kinitro.types import ErrorKind
 T = TypeVar("T")
 
 STALL_EXCUSE_S = 0.05
-"""A late action is ours when our own loop stood still for longer than this within that wait."""
-STALL_EXCUSE_SHARE = 0.1
-"""Other waits are long: there a stall excuses only when it took this share of the time allowed. A short one can't
-have decided a wait of half a minute, and would be a free second try."""
+"""A late action is ours when our own loop stood still for longer than this within that wait. Other waits are long, and
+a stall somewhere in them decides nothing: there it must have been over the deadline itself, so that an answer may have
+come in time unseen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +89,11 @@ async def run_episode(
         return run.outcome(error=error, kind=ErrorKind.INFRASTRUCTURE)
 
 
-def attributed(
-    error: PolicyError, since: float, monitor: StallMonitor, excuse_s: float = STALL_EXCUSE_S
-) -> PolicyError | InfrastructureError:
-    """The same failure of a policy, or ours when it is a lateness that our own loop, stalled for longer than
-    `excuse_s`, may have caused.
+def attributed(error: PolicyError, stall_s: float) -> PolicyError | InfrastructureError:
+    """The same failure of a policy, or ours when it is a lateness that our own loop's stall of `stall_s` may have
+    caused.
     """
-    stall_s = monitor.longest_stall_s(since)
-    if error.code != "timeout" or stall_s <= excuse_s:
+    if error.code != "timeout" or stall_s <= STALL_EXCUSE_S:
         return error
     return EnvironmentFault(
         f"{error.message} But this process itself stood still for {stall_s * 1000:.0f} ms of that time.",
@@ -150,9 +146,7 @@ class _Run:
         self.started = self.clock()
         observation = self.environment.reset(self.request.seed)
         await self._wait(
-            lambda limit_s: self.policy.reset(self.request.task, limit_s),
-            RESET_TIMEOUT_S,
-            excuse_s=STALL_EXCUSE_SHARE * RESET_TIMEOUT_S,
+            lambda limit_s: self.policy.reset(self.request.task, limit_s), RESET_TIMEOUT_S, self._stall_at_deadline
         )
         while self.timesteps < self.request.max_timesteps:
             action = await self._next_action(observation)
@@ -167,7 +161,9 @@ class _Run:
         waited_before_s = self.policy_seconds
         try:
             return await self._wait(
-                lambda limit_s: self.policy.act(observation, space, limit_s), self.request.action_timeout_s
+                lambda limit_s: self.policy.act(observation, space, limit_s),
+                self.request.action_timeout_s,
+                lambda _: self.monitor.longest_stall_s(self.policy.last_wait.started),
             )
         finally:
             wait_s = self.policy_seconds - waited_before_s
@@ -188,15 +184,20 @@ class _Run:
         self.total_reward += step.reward
         return step
 
+    def _stall_at_deadline(self, limit_s: float) -> float:
+        return self.monitor.stall_at_s(self.policy.last_wait.started + limit_s)
+
     async def _wait(
-        self, call: Callable[[float], Awaitable[T]], limit_s: float, *, excuse_s: float = STALL_EXCUSE_S
+        self, call: Callable[[float], Awaitable[T]], limit_s: float, stall_s: Callable[[float], float]
     ) -> T:
-        """Waits for the policy, within its own limit and the episode's."""
+        """Waits for the policy, within its own limit and the episode's. `stall_s` says which stall of ours, if any,
+        may have made it late within the limit that held.
+        """
         left_s = self._time_left()
         try:
             return await call(min(limit_s, left_s))
         except PolicyError as error:
-            fault = attributed(error, self.policy.last_wait.started, self.monitor, excuse_s)
+            fault = attributed(error, stall_s(min(limit_s, left_s)))
             if fault is error and error.code == "timeout" and left_s < limit_s:
                 raise self._overtime(waited_s=self.policy.last_wait.seconds) from error
             raise fault from error

@@ -27,13 +27,7 @@ from kinitro.environments.base import (
     EnvironmentSpec,
     Randomisation,
 )
-from kinitro.environments.episode import (
-    STALL_EXCUSE_SHARE,
-    EpisodeOutcome,
-    EpisodeRequest,
-    attributed,
-    run_episode,
-)
+from kinitro.environments.episode import EpisodeOutcome, EpisodeRequest, attributed, run_episode
 from kinitro.environments.idle import IdleExit
 from kinitro.environments.protocol import (
     MAX_ERROR_LENGTH,
@@ -194,8 +188,8 @@ class EvaluationService:
         try:
             health = await policy.health()
         except PolicyError as error:
-            excuse_s = STALL_EXCUSE_SHARE * HEALTH_TIMEOUT_S
-            raise attributed(error, policy.last_wait.started, self._monitor, excuse_s) from error
+            deadline = policy.last_wait.started + HEALTH_TIMEOUT_S
+            raise attributed(error, self._monitor.stall_at_s(deadline)) from error
         if not health.model_loaded:
             raise PolicyError("The policy's /health says that its model is not loaded.", code="unhealthy")
         return health

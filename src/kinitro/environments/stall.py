@@ -41,6 +41,11 @@ class StallMonitor:
         periods = [*self._stalls, (self._due, self._clock())]
         return max(0.0, *(end - max(begin, since) for begin, end in periods))
 
+    def stall_at_s(self, moment: float) -> float:
+        """For how long the loop stood still around `moment` (on the monitor's clock, past); 0 when it ran then."""
+        periods = [*self._stalls, (self._due, self._clock())]
+        return max((end - begin for begin, end in periods if begin <= moment <= end), default=0.0)
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)

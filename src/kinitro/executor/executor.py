@@ -33,17 +33,25 @@ NO_ENDPOINT = (
     "Set KINITRO_EXECUTOR_MINER_DEPLOYMENT_ENABLED=true, and check that the miner has a valid miner_repo and "
     "miner_revision."
 )
+ENDPOINT_OUT_OF_REACH = (
+    "The task names a policy server of its own (miner_endpoint), which environments in containers can't call: they "
+    "have no way out. Leave it null and this executor deploys the policy, or run one with --eval-mode process for it."
+)
 
 
 @dataclass(frozen=True)
 class ExecutorLimits:
-    """How much at once, and how long. `max_queued` bounds the tasks leased ahead of their turn."""
+    """How much at once, and how long. `max_queued` bounds the tasks leased ahead of their turn.
+
+    `deploys`: policies are started here. `calls_out`: environments can call policy servers that run elsewhere.
+    """
 
     max_concurrent: int
     max_queued: int
     poll_interval_s: float
     shutdown_grace_s: float
     deploys: bool
+    calls_out: bool
 
 
 @dataclass(eq=False)
@@ -130,15 +138,19 @@ class Executor:
             _log.error("fetch_refused", error=str(error))
             return False
         self._leases.add(tasks)
-        useless = [held for held in self._leases.queued() if not self._can_run(held)]
+        useless = [held for held in self._leases.queued() if self._refusal(held)]
         if useless:
-            _log.error("tasks_released", count=len(useless), reason=NO_ENDPOINT)
+            for reason, refused in Counter(map(self._refusal, useless)).items():
+                _log.error("tasks_released", count=refused, reason=reason)
             await self._leases.release(useless)
         self._tell_all()
         return len(tasks) > len(useless)
 
-    def _can_run(self, held: Held) -> bool:
-        return self._limits.deploys or held.task.miner_endpoint is not None
+    def _refusal(self, held: Held) -> str | None:
+        """Why it can't run here; None when it can."""
+        if held.task.miner_endpoint is None:
+            return None if self._limits.deploys else NO_ENDPOINT
+        return None if self._limits.calls_out else ENDPOINT_OUT_OF_REACH
 
     # Running
 

@@ -60,7 +60,7 @@ async def build_executor(
         link = ApiLink(client, settings.executor_id)
         leases = Leases(link)
         yield Executor(
-            limits=_limits(settings, stage.max_concurrent),
+            limits=_limits(settings, stage.max_concurrent, calls_out=not backend.isolates),
             rooms=backend.hosts,
             env_ids=[spec.env_id for spec in environments],
             link=link,
@@ -106,7 +106,7 @@ def _episode_settings(settings: ExecutorSettings) -> EpisodeSettings:
     )
 
 
-def _limits(settings: ExecutorSettings, max_concurrent: int) -> ExecutorLimits:
+def _limits(settings: ExecutorSettings, max_concurrent: int, *, calls_out: bool) -> ExecutorLimits:
     return ExecutorLimits(
         max_concurrent=max_concurrent,
         # Twice the slots, so that a batch spread over miners has one task to run and one to follow for each.
@@ -114,4 +114,5 @@ def _limits(settings: ExecutorSettings, max_concurrent: int) -> ExecutorLimits:
         poll_interval_s=settings.poll_interval_seconds,
         shutdown_grace_s=settings.shutdown_grace_seconds,
         deploys=settings.miner_deployment_enabled,
+        calls_out=calls_out,
     )

@@ -1,14 +1,9 @@
 """The services as real processes, killed without warning in the middle of a cycle: nothing is lost or counted twice."""
 
 import asyncio
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -23,6 +18,8 @@ from kinitro.storage import admin, open_database
 from kinitro.storage import tables as t
 from kinitro.types import CycleStatus, TaskStatus
 
+from ...machine import Machine  # noqa: TID252 - one machine for all tests
+
 ENVIRONMENT = "metaworld/drawer-close-v3"
 EPISODES = 10
 MINERS = 4  # the fifth bundled miner is a copy
@@ -30,74 +27,42 @@ DEADLINE_S = 150
 LEASE_S = 3
 
 
-@dataclass
-class Machine:
-    """One machine with the three services of a production one, in a home of its own."""
-
-    home: Path
-    port: int
-    running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self, name: str) -> None:
-        commands = {
-            "api": ["api", "--port", str(self.port)],
-            "scheduler": [
-                *("scheduler", "--network", "dev", "--netuid", str(NETUID), "--eval-interval", "3600"),
-                *("--episodes-per-env", str(EPISODES), "--environments", ENVIRONMENT),
-            ],
-            "executor": [
-                *("executor", "--api-url", self.url, "--eval-mode", "process", "--poll-interval", "0.3"),
-                *("--executor-id", f"executor-{time.monotonic_ns()}", "--batch-size", "4"),
-            ],
-        }
-        environment = {
-            **os.environ,
-            "KINITRO_HOME": str(self.home),
-            "KINITRO_API_TASK_LEASE_SECONDS": str(LEASE_S),
-            "KINITRO_SCHEDULER_TASK_MAX_ATTEMPTS": "6",
-            "KINITRO_EXECUTOR_MAX_TIMESTEPS": "80",
-        }
-        with (self.home / f"{name}.log").open("ab") as log:
-            self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "kinitro", *commands[name]],
-                cwd=self.home,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
-
-    def kill(self, name: str) -> None:
-        self.running[name].send_signal(signal.SIGKILL)
-        self.running.pop(name).wait()
-
-    def stop(self) -> None:
-        for name in ("executor", "scheduler", "api"):
-            if name in self.running:
-                self.running[name].terminate()
-        for process in self.running.values():
-            process.wait(timeout=40)
-
-    def logs(self) -> str:
-        return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.home.glob("*.log")))
+def start(machine: Machine, name: str) -> None:
+    """One of the three services of a production machine."""
+    url = machine.variables["KINITRO_EXECUTOR_API_URL"]
+    arguments = {
+        "api": ("--port", url.rpartition(":")[2]),
+        "scheduler": (
+            *("--network", "dev", "--netuid", str(NETUID), "--eval-interval", "3600"),
+            *("--episodes-per-env", str(EPISODES), "--environments", ENVIRONMENT),
+        ),
+        "executor": (
+            *("--eval-mode", "process", "--poll-interval", "0.3"),
+            *("--executor-id", f"executor-{time.monotonic_ns()}", "--batch-size", "4"),
+        ),
+    }
+    machine.start(name, name, *arguments[name])
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     monkeypatch.setenv("KINITRO_HOME", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    made = Machine(tmp_path, port)
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    variables = {
+        "KINITRO_EXECUTOR_API_URL": url,
+        "KINITRO_API_TASK_LEASE_SECONDS": str(LEASE_S),
+        "KINITRO_SCHEDULER_TASK_MAX_ATTEMPTS": "6",
+        "KINITRO_EXECUTOR_MAX_TIMESTEPS": "80",
+    }
+    made = Machine(tmp_path, variables)
     yield made
     made.stop()
 
 
 @pytest.fixture
 async def client(machine: Machine) -> AsyncIterator[KinitroClient]:
-    async with KinitroClient(machine.url) as opened:
+    async with KinitroClient(machine.variables["KINITRO_EXECUTOR_API_URL"]) as opened:
         yield opened
 
 
@@ -142,7 +107,7 @@ async def test_a_killed_service_costs_no_verdict_and_doubles_none(victim: str, m
     await enter_miners(machine.home)
     await admin.init(None)
     for name in ("api", "scheduler", "executor"):
-        machine.start(name)
+        start(machine, name)
     try:
         async with asyncio.timeout(DEADLINE_S):
             closed = 0
@@ -150,7 +115,7 @@ async def test_a_killed_service_costs_no_verdict_and_doubles_none(victim: str, m
                 closed = await until_closed(client, closed + 3)
                 machine.kill(victim)
                 await asyncio.sleep(0.5)
-                machine.start(victim)
+                start(machine, victim)
             cycle = await until_completed(client)
     except TimeoutError:
         pytest.fail(f"the cycle was not completed in time\n{machine.logs()}")

@@ -30,7 +30,7 @@ async def test_a_loop_that_runs_freely_excuses_nobody() -> None:
             clock.now += 0.012
             await turn()
         assert monitor.longest_stall_s(since) < 0.01
-        assert attributed(LATE, since, monitor) is LATE
+        assert attributed(LATE, monitor.longest_stall_s(since)) is LATE
 
 
 async def test_a_blocked_loop_is_seen_afterwards_and_makes_lateness_ours() -> None:
@@ -40,7 +40,7 @@ async def test_a_blocked_loop_is_seen_afterwards_and_makes_lateness_ours() -> No
         await turn()
         clock.now += 0.12
         await turn()
-        fault = attributed(LATE, since, monitor)
+        fault = attributed(LATE, monitor.longest_stall_s(since))
     assert isinstance(fault, EnvironmentFault)
     assert fault.code == "stalled"
     assert "110 ms" in fault.message
@@ -72,7 +72,7 @@ async def test_several_short_stalls_are_not_one_long_one() -> None:
         for _ in range(5):
             clock.now += 0.05
             await turn()
-        assert attributed(LATE, since, monitor) is LATE
+        assert attributed(LATE, monitor.longest_stall_s(since)) is LATE
 
 
 async def test_a_stall_excuses_lateness_only() -> None:
@@ -81,4 +81,18 @@ async def test_a_stall_excuses_lateness_only() -> None:
         since = clock.now
         clock.now += 0.12
         wrong = PolicyError("The policy's action is not valid.", code="malformed_action")
-        assert attributed(wrong, since, monitor) is wrong
+        assert attributed(wrong, monitor.longest_stall_s(since)) is wrong
+
+
+async def test_a_stall_counts_at_a_deadline_only_when_it_was_over_it() -> None:
+    clock = Clock()
+    async with StallMonitor(clock) as monitor:
+        await turn()
+        clock.now += 0.12
+        within = clock.now - 0.05
+        await turn()
+        clock.now += 3.0
+        await turn()
+        assert 0.1 < monitor.stall_at_s(within) < 0.12
+        assert monitor.stall_at_s(100.0) == 0.0
+        assert monitor.stall_at_s(clock.now + 1.0) == 0.0

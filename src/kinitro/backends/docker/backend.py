@@ -23,7 +23,9 @@ from kinitro.backends.docker.container import PORT, DockerRun, Place, hardened
 from kinitro.backends.docker.cores import Cores, as_cpuset
 from kinitro.backends.docker.dependencies import FOLDER, Installer
 from kinitro.backends.docker.engine import Engine
+from kinitro.backends.docker.guard import IsolationGuard
 from kinitro.backends.docker.hosts import connected
+from kinitro.backends.docker.output import OutputWatch
 from kinitro.backends.docker.settings import HOME_LABEL, ROLE_LABEL, RUN_LABEL, DockerSettings, bridge_prefix
 from kinitro.backends.docker.sweep import begin_run, sweep
 from kinitro.backends.docker.tunnel import Tunnel
@@ -43,6 +45,7 @@ class _Run:
     lock: IO[str]
     affinetes: AffinetesHost
     watch: EngineWatch
+    guard: IsolationGuard
 
 
 class DockerBackend:
@@ -65,6 +68,7 @@ class DockerBackend:
         self._tunnel: Tunnel | None = None
         self._engine_: Engine | None = None
         self._run_: _Run | None = None
+        self._output: asyncio.Task[None] | None = None
         self._cores_: Cores | None = None
         self._pinning = asyncio.Lock()
 
@@ -77,6 +81,8 @@ class DockerBackend:
             await self._begin(engine)
             facts = await self._prove_isolation()
             self._cores_ = Cores(facts.cpus, self._settings.kept_cores, math.ceil(self._settings.policy_cpus))
+            await self._run.guard.start(facts.addresses)
+            self._output = asyncio.create_task(OutputWatch(self._policies).run())
         except BaseException:
             await asyncio.shield(self.close())
             raise
@@ -97,10 +103,15 @@ class DockerBackend:
     @property
     def policies(self) -> int:
         """How many policies there are now."""
-        return sum(run.place.volume is not None for run in self._running)
+        return len(self._policies())
 
     async def launch(self, spec: LaunchSpec) -> Running:
-        """Starts it; a policy at once, an environment once it answers. `InfrastructureError` when it can't."""
+        """Starts it; a policy at once, an environment once it answers. `InfrastructureError` when it can't.
+
+        A policy is started only while it is proved that policies are isolated.
+        """
+        if spec.role is Role.POLICY:
+            await self._run.guard.holding()
         place = await self._make_place(spec)
         running = DockerRun(self._engine, self._run.watch, place, on_stopped=self._let_go)
         self._running.add(running)
@@ -154,7 +165,11 @@ class DockerBackend:
     async def close(self) -> None:
         """Removes everything of this run: containers, networks, volumes, the firewall rule. Safe to call twice."""
         run, self._run_ = self._run_, None
+        if self._output is not None:
+            self._output.cancel()
+            await asyncio.gather(self._output, return_exceptions=True)
         if run is not None:
+            await run.guard.close()
             run.watch.close()
             await asyncio.gather(*(running.stop(0.5) for running in list(self._running)), return_exceptions=True)
             await run.affinetes.close()
@@ -188,13 +203,34 @@ class DockerBackend:
     async def _begin(self, engine: Engine) -> None:
         name, lock = begin_run(self._settings)
         affinetes = AffinetesHost(self._settings, name, lock, self._tunnel)
-        self._run_ = _Run(name, lock, affinetes, EngineWatch(engine, f"{RUN_LABEL}={name}"))
+        watch = EngineWatch(engine, f"{RUN_LABEL}={name}")
+        self._run_ = _Run(name, lock, affinetes, watch, self._make_guard(engine, name))
         await affinetes.start()
         self._run_.watch.start()
         if self._settings.isolate:
             await engine.do("The firewall's helper", lambda: firewall.install(engine, self._settings, name))
 
     # Isolation
+
+    def _policies(self) -> list[DockerRun]:
+        return [running for running in self._running if running.place.volume is not None]
+
+    def _make_guard(self, engine: Engine, name: str) -> IsolationGuard:
+        async def repair() -> None:
+            await engine.do("The firewall's helper", lambda: firewall.install(engine, self._settings, name))
+
+        async def end_policies(error: InfrastructureError) -> None:
+            await asyncio.gather(*(one.end("[ended by us]", error) for one in self._policies()), return_exceptions=True)
+
+        labels = {RUN_LABEL: name, HOME_LABEL: self._settings.home, ROLE_LABEL: "sentinel"}
+        return IsolationGuard(
+            engine,
+            self._settings.image,
+            labels,
+            make_network=self._make_network,
+            repair=repair,
+            on_lost=end_policies,
+        )
 
     async def _prove_isolation(self) -> isolation.HostFacts:
         engine, image = self._engine, self._settings.image

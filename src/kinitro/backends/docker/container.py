@@ -58,7 +58,9 @@ def hardened(spec: LaunchSpec, extra: Mapping[str, str], *, as_json: bool = Fals
     """
     limits = spec.limits
     log = {"type": "json-file", "config": {"max-size": "512k", "max-file": "2"}}
-    ulimits = [{"name": "nofile", "soft": _FILES, "hard": _FILES}, {"name": "core", "soft": 0, "hard": 0}]
+    ulimits = [{"name": "nofile", "soft": _FILES, "hard": _FILES}]
+    # No core dumps, and no message queues: they would be one more place to fill.
+    ulimits += [{"name": name, "soft": 0, "hard": 0} for name in ("core", "msgqueue")]
     options: dict[str, Any] = {
         "environment": _environment(spec) | dict(extra),
         "read_only": True,
@@ -119,6 +121,8 @@ class DockerRun:
         self._identity = ""
         self._exit_code: int | None = None
         self._attached: DockerRun | None = None
+        self._note = ""
+        self._excuse: InfrastructureError | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._paused = False
         self._cpuset: str | None = None
@@ -147,19 +151,21 @@ class DockerRun:
 
     async def exit_code(self) -> int | None:
         """None while it lives. `InfrastructureError` when someone killed it, or the engine went away under it."""
+        if self._excuse is not None:
+            raise self._excuse
         if self._exit_code is not None:
             return self._exit_code
         state = await self._look()
         if state["Status"] in ("created", "running", "paused", "restarting"):
             return None
         await asyncio.sleep(_EVENTS_DELAY_S)  # what killed it is told a little later
-        if self._stopping is None:
+        if self._stopping is None and not self._note:
             self._raise_if_not_its_own_doing()
         self._exit_code = int(state["ExitCode"])
         return self._exit_code
 
     async def logs(self, lines: int = 20) -> str:
-        """Its last lines of output, and the reason when it ran out of memory."""
+        """Its last lines of output, and the reason when it ran out of memory or was ended by us."""
         engine, name = self._engine, self.place.name
 
         def read() -> str:
@@ -169,10 +175,40 @@ class DockerRun:
                 container = engine.client.containers.get(name)
                 text: str = container.logs(tail=lines).decode(errors="replace")
                 memory = container.attrs["State"].get("OOMKilled")
-                return text.rstrip("\n") + ("\n[killed: out of memory]" if memory else "")
+                notes = ("[killed: out of memory]" if memory else "", self._note)
+                return "\n".join([text.rstrip("\n"), *filter(None, notes)])
             return ""
 
         return await engine.do(self.place.title, read)
+
+    async def stamped_output(self, lines: int) -> bytes:
+        """Its last lines of output, each behind the time at which the engine got it; nothing when it is gone."""
+        engine, name = self._engine, self.place.name
+
+        def read() -> bytes:
+            from docker.errors import NotFound
+
+            with contextlib.suppress(NotFound):
+                text: bytes = engine.client.containers.get(name).logs(tail=lines, timestamps=True)
+                return text
+            return b""
+
+        return await engine.do(self.place.title, read)
+
+    async def end(self, note: str, excuse: InfrastructureError | None = None) -> None:
+        """Kills it on our own account; `note` stands below its last output. With an `excuse`, that is what its end
+        is put down to; without one its end is its own fault.
+        """
+        self._note, self._excuse = note, excuse
+        engine, name = self._engine, self.place.name
+
+        def kill() -> None:
+            from docker.errors import APIError
+
+            with contextlib.suppress(APIError):  # it has ended
+                engine.client.containers.get(name).kill()
+
+        await engine.do(self.place.title, kill)
 
     async def note_start(self) -> None:
         """Reads its identity for the first time."""

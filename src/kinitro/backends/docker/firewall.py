@@ -14,7 +14,8 @@ _TIMEOUT_S = 60.0
 _INSTALL = """
 for table in iptables ip6tables; do
     for kind in "$table" "$table-legacy"; do
-        $kind -w 5 -C INPUT $RULE 2>/dev/null && break
+        # First of all rules, or one that accepts may come before it.
+        $kind -w 5 -S INPUT 1 2>/dev/null | grep -qF -- "-i $BRIDGES " && break
         $kind -w 5 -I INPUT 1 $RULE && break
     done
 done
@@ -28,7 +29,10 @@ done
 
 
 def install(engine: Engine, settings: DockerSettings, run: str) -> None:
-    """Installs the run's rule. `InfrastructureError` (`firewall`) when it can't."""
+    """Installs the run's rule, or puts it back into the first place.
+
+    `InfrastructureError` (`firewall`) when it can't.
+    """
     code, output = _helper(engine, settings, run, _INSTALL)
     if code != 0:
         raise InfrastructureError(
@@ -50,7 +54,8 @@ def remove(engine: Engine, settings: DockerSettings, run: str) -> None:
 
 
 def _helper(engine: Engine, settings: DockerSettings, run: str, script: str) -> tuple[int, str]:
-    rule = f"-i {bridge_prefix(run)}+ -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP"
+    bridges = f"{bridge_prefix(run)}+"
+    rule = f"-i {bridges} -m conntrack ! --ctstate ESTABLISHED,RELATED -j DROP"
     return engine.run_to_end(
         settings.image,
         ["sh", "-c", script],
@@ -59,7 +64,7 @@ def _helper(engine: Engine, settings: DockerSettings, run: str, script: str) -> 
         network_mode="host",
         cap_drop=["ALL"],
         cap_add=["NET_ADMIN", "NET_RAW"],
-        environment={"RULE": rule},
+        environment={"RULE": rule, "BRIDGES": bridges},
         labels={RUN_LABEL: run},
         working_dir="/",
         tmpfs={"/run": "size=1m"},

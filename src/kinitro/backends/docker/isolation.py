@@ -43,7 +43,7 @@ print(json.dumps({"works": here in reached, "reached": [one for one in reached i
 _LISTENER_S = 30.0
 _PROBE_S = 60.0
 _MAX_ADDRESSES = 64
-_OUTSIDE = (("1.1.1.1", 443), ("8.8.8.8", 53))
+OUTSIDE = (("1.1.1.1", 443), ("8.8.8.8", 53))
 _NAMES = ("example.com", "huggingface.co")
 
 LISTENER = """
@@ -109,7 +109,7 @@ def probe_command(addresses: Iterable[str], port: int) -> list[str]:
         "-I",
         "-c",
         PROBE,
-        json.dumps([*targets, *_OUTSIDE]),
+        json.dumps([*targets, *OUTSIDE]),
         json.dumps(_NAMES),
     ]
 
