@@ -1,5 +1,6 @@
 """What runs have left at the service, and its removal: a forgotten deployment costs money until its time is over."""
 
+import asyncio
 from pathlib import Path
 
 from kinitro.backends.basilica.service import Basilica
@@ -25,8 +26,7 @@ async def end_run(service: Basilica, runs: Path, run: str) -> int:
         if not left:
             forget_run(runs, run)
             return len(found)
-        for name in left:
-            await delete(service, name)
+        await asyncio.gather(*(delete(service, name) for name in left))
         found |= left
     _log.error("deployments_left", run=run, names=sorted(left), note="they cost money until they end by their time")
     return len(found)
