@@ -32,6 +32,7 @@ from kinitro.schemas import (
     SubmitResponse,
     SystemStatus,
     TaskStats,
+    Usage,
     WeightsOut,
 )
 
@@ -79,16 +80,27 @@ class KinitroClient:
         """Closes the connections. Safe to call twice."""
         await self._http.aclose()
 
-    async def fetch(self, executor_id: str, batch_size: int, env_ids: Sequence[str] | None = None) -> FetchResponse:
-        """Leases up to `batch_size` (1 to 100) tasks in these environments, or in any."""
+    async def fetch(
+        self,
+        executor_id: str,
+        batch_size: int,
+        env_ids: Sequence[str] | None = None,
+        usage: Usage | None = None,
+    ) -> FetchResponse:
+        """Leases up to `batch_size` (1 to 100) tasks in these environments, or in any. `usage` is for the metrics."""
         request = FetchRequest(
-            executor_id=executor_id, batch_size=batch_size, env_ids=None if env_ids is None else list(env_ids)
+            executor_id=executor_id,
+            batch_size=batch_size,
+            env_ids=None if env_ids is None else list(env_ids),
+            usage=usage,
         )
         return await self._post("/v1/tasks/fetch", request, FetchResponse)
 
-    async def heartbeat(self, executor_id: str, leases: Sequence[LeaseRef]) -> HeartbeatResponse:
-        """Extends up to 1000 leases and marks those with `started` as running."""
-        request = LeasesRequest(executor_id=executor_id, leases=list(leases))
+    async def heartbeat(
+        self, executor_id: str, leases: Sequence[LeaseRef], usage: Usage | None = None
+    ) -> HeartbeatResponse:
+        """Extends up to 1000 leases and marks those with `started` as running. `usage` is for the metrics."""
+        request = LeasesRequest(executor_id=executor_id, leases=list(leases), usage=usage)
         return await self._post("/v1/tasks/heartbeat", request, HeartbeatResponse)
 
     async def release(self, executor_id: str, leases: Sequence[LeaseRef]) -> ReleaseResponse:

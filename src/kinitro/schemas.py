@@ -74,10 +74,22 @@ class TaskOut(Message):
     created_at: datetime
 
 
+class DeploymentUsage(Request):
+    """Deployments of one kind at a cloud service since the executor started: made, existing now, seconds in all."""
+
+    created: int = Field(ge=0, le=10**9)
+    alive: int = Field(ge=0, le=10**6)
+    seconds: Finite = Field(ge=0.0, le=1e12)
+
+
+Usage = Annotated[dict[Literal["policy", "environment"], DeploymentUsage], Field(max_length=2)]
+
+
 class FetchRequest(Request):
     executor_id: Name
     batch_size: int = Field(ge=1, le=100)
     env_ids: list[EnvId] | None = Field(default=None, max_length=1000)
+    usage: Usage | None = None
 
 
 class FetchResponse(Message):
@@ -144,6 +156,7 @@ class LeaseRef(Request):
 class LeasesRequest(Request):
     executor_id: Name
     leases: list[LeaseRef] = Field(min_length=1, max_length=1000)
+    usage: Usage | None = None
 
 
 class HeartbeatResponse(Message):

@@ -147,17 +147,21 @@ class ExecutorSettings(ServiceSettings):
     eval_kept_cores: int = Field(default=1, ge=0)
     """Processors of each Docker host that no episode gets: for the engine, and for policies that are starting."""
     eval_gpu_count: int = Field(default=0, ge=0)
-    eval_mem_limit: str = "8g"
+    eval_mem_limit: str | None = None
+    """Memory of an environment: by default `8g` in Docker mode, `8Gi` in Basilica mode; each has its own spelling."""
     max_timesteps: int = Field(default=500, ge=1, le=100_000)
     action_timeout: float = Field(default=0.5, gt=0)
     eval_timeout: float = Field(default=300.0, gt=0)
     use_images: bool = True
     miner_deployment_enabled: bool = True
     miner_hf_token: SecretStr | None = None
+    miner_basilica_api_token: SecretStr | None = None
+    """`BASILICA_API_TOKEN` when not set."""
     miner_deployment_ttl_seconds: float = Field(default=600.0, ge=0)
     miner_deployment_warmup_timeout: float = Field(default=300.0, gt=0)
     miner_deployment_image: str = "kinitro/miner-runner:v1"
     miner_deployment_gpu_count: int = Field(default=0, ge=0)
+    miner_deployment_min_gpu_memory_gb: int | None = Field(default=None, ge=1)
     miner_deployment_cpu: float = Field(default=1.0, gt=0)
     miner_deployment_memory: str = "4Gi"
     miner_deployment_capacity: int = Field(default=8, ge=1)

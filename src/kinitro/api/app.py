@@ -28,7 +28,7 @@ def build_app(database: Database, settings: ApiSettings) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(system_router(database, pool, metrics))
-    app.include_router(tasks_router(pool))
+    app.include_router(tasks_router(pool, metrics))
     app.include_router(public_router(database, pool))
     install(app)
     app.add_middleware(Gate, rule=AccessRule(settings.api_key, settings.no_auth), metrics=metrics)

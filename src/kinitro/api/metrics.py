@@ -1,17 +1,25 @@
 """Prometheus metrics of one API process, in a registry of its own."""
 
+import time
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from kinitro.schemas import TaskStats
+from kinitro.schemas import TaskStats, Usage
 from kinitro.types import TaskStatus
 
+_REPORTED_S = 300.0
+"""An executor that has told of no deployments for so long is gone, or has none."""
+_MAX_REPORTS = 1000
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
 
 
 class Metrics:
     """Counts requests as they end; the state of the task pool is set at each scrape."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._reports: dict[str, tuple[float, Usage]] = {}
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "kinitro_api_requests",
@@ -36,6 +44,28 @@ class Metrics:
             "kinitro_database_up", "1 when the database answered this scrape.", registry=self._registry
         )
 
+        whose = ["executor", "kind"]
+        self._created = Gauge(
+            "kinitro_deployments_created",
+            "Cloud deployments made since the executor started.",
+            whose,
+            registry=self._registry,
+        )
+        self._alive = Gauge(
+            "kinitro_deployments_alive", "Cloud deployments that exist now.", whose, registry=self._registry
+        )
+        self._alive_seconds = Gauge(
+            "kinitro_deployments_alive_seconds",
+            "Seconds that all cloud deployments since the executor started have existed.",
+            whose,
+            registry=self._registry,
+        )
+
+    def note_usage(self, executor_id: str, usage: Usage | None) -> None:
+        """What an executor says of its deployments, if it has any."""
+        if usage is not None and (executor_id in self._reports or len(self._reports) < _MAX_REPORTS):
+            self._reports[executor_id] = (self._clock(), usage)
+
     def observe(self, method: str, route: str, status_code: int, seconds: float) -> None:
         """Records one answered request."""
         self._requests.labels(method if method in _METHODS else "other", route, str(status_code)).inc()
@@ -44,9 +74,21 @@ class Metrics:
     def expose(self, stats: TaskStats | None) -> bytes:
         """Prometheus text. None means that the database did not answer: the last counts stay, marked as down."""
         self._database.set(stats is not None)
+        self._set_deployments()
         if stats is not None:
             self._set_pool(stats)
         return generate_latest(self._registry)
+
+    def _set_deployments(self) -> None:
+        now = self._clock()
+        self._reports = {who: report for who, report in self._reports.items() if now - report[0] < _REPORTED_S}
+        for gauge in (self._created, self._alive, self._alive_seconds):
+            gauge.clear()
+        for executor_id, (_, usage) in self._reports.items():
+            for kind, each in usage.items():
+                self._created.labels(executor_id, kind).set(each.created)
+                self._alive.labels(executor_id, kind).set(each.alive)
+                self._alive_seconds.labels(executor_id, kind).set(each.seconds)
 
     def _set_pool(self, stats: TaskStats) -> None:
         self._executors.set(len(stats.active_executors))

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Security
 from fastapi.security import HTTPBearer
 
+from kinitro.api.metrics import Metrics
 from kinitro.api.problems import GUARDED, INVALID, UNAVAILABLE
 from kinitro.schemas import (
     FetchRequest,
@@ -16,8 +17,11 @@ from kinitro.schemas import (
 from kinitro.storage.task_pool import TaskPool
 
 
-def tasks_router(pool: TaskPool) -> APIRouter:
-    """Routes over one task pool. The gate in front decides who may post; the bearer scheme here documents it."""
+def tasks_router(pool: TaskPool, metrics: Metrics) -> APIRouter:
+    """Routes over one task pool; what executors say of their deployments goes into the metrics.
+
+    The gate in front decides who may post; the bearer scheme here documents it.
+    """
     router = APIRouter(
         prefix="/v1/tasks",
         tags=["tasks"],
@@ -28,11 +32,13 @@ def tasks_router(pool: TaskPool) -> APIRouter:
     @router.post("/fetch")
     async def fetch(request: FetchRequest) -> FetchResponse:
         """Leases up to `batch_size` tasks to this executor. None free is an empty list, not an error."""
+        metrics.note_usage(request.executor_id, request.usage)
         return await pool.fetch(request.executor_id, request.batch_size, request.env_ids)
 
     @router.post("/heartbeat")
     async def heartbeat(request: LeasesRequest) -> HeartbeatResponse:
         """Extends leases and marks the started ones. Stop working on those that are `lost`."""
+        metrics.note_usage(request.executor_id, request.usage)
         return await pool.heartbeat(request.executor_id, request.leases)
 
     @router.post("/release")

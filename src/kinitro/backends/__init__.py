@@ -1,6 +1,6 @@
 """How something is launched: one spec, one handle, one conformance suite (`kinitro.testing.backend_suite`)."""
 
-from kinitro.backends.base import LOCAL_HOST, Backend, LaunchSpec, Limits, Memory, NetworkAccess, Role, Running
+from kinitro.backends.base import LOCAL_HOST, Backend, LaunchSpec, Limits, Memory, NetworkAccess, Role, Running, Source
 from kinitro.backends.process import ProcessBackend
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "ProcessBackend",
     "Role",
     "Running",
+    "Source",
 ]

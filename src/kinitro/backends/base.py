@@ -44,6 +44,18 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a policy's folder comes from, for a backend that runs it elsewhere: a hub's repo at one revision.
+
+    `digest` is that of all its files (64 hex digits), as they were checked here.
+    """
+
+    repo: str
+    revision: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class LaunchSpec:
     """Everything a backend needs to start one HTTP server.
 
@@ -62,6 +74,7 @@ class LaunchSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     requirements: tuple[str, ...] = ()
     """Python packages it needs, `name==version --hash=sha256:...`; left out where none can be installed."""
+    source: Source | None = None
     image: str | None = None
     """What it runs in, where a backend runs images; None is the backend's own choice."""
     host: str | None = None
@@ -84,6 +97,11 @@ class Running(Protocol):
     @property
     def host(self) -> str:
         """The host it runs on. Only servers of one host can be connected."""
+        ...
+
+    @property
+    def authorization(self) -> str | None:
+        """What its callers send as the `Authorization` header; None where nobody else can call it."""
         ...
 
     @property

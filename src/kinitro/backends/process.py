@@ -115,6 +115,11 @@ class ProcessRun:
         return LOCAL_HOST
 
     @property
+    def authorization(self) -> str | None:
+        """None: only this machine can call it."""
+        return None
+
+    @property
     def identity(self) -> str:
         """The command's process number and start time."""
         return self._identity

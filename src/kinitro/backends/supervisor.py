@@ -85,6 +85,7 @@ class _Supervisor:
         self._log = log
         self._selector = selectors.DefaultSelector()
         self._received = b""
+        self._command: subprocess.Popen[bytes] | None = None
         self._child = 0
         self._exited = False
         self._deadline: float | None = None
@@ -96,10 +97,12 @@ class _Supervisor:
         wake = self._listen_to_signals()
         output, output_end = os.pipe()
         try:
-            self._child = _start(options, output_end)
+            # Kept, though only its number is used: its finaliser would take a child that has ended already from us.
+            self._command = _start(options, output_end)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             self._tell({"failed": str(error)})
             return
+        self._child = self._command.pid
         os.close(output_end)
         self._tell({"pid": self._child, "started": process_start(self._child)})
         self._serve(wake, output)
@@ -178,9 +181,9 @@ class _Supervisor:
             self._control.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _start(options: argparse.Namespace, output_end: int) -> int:
+def _start(options: argparse.Namespace, output_end: int) -> "subprocess.Popen[bytes]":
     parent = os.getpid()
-    process = subprocess.Popen(
+    return subprocess.Popen(
         options.command,
         cwd=options.directory,
         stdin=subprocess.DEVNULL,
@@ -190,7 +193,6 @@ def _start(options: argparse.Namespace, output_end: int) -> int:
         # One thread here, so code between fork and exec is safe.
         preexec_fn=lambda: _enter_child(parent, options.memory_bytes),  # noqa: PLW1509
     )
-    return process.pid
 
 
 def _enter_child(supervisor: int, memory_bytes: int) -> None:

@@ -24,10 +24,11 @@ _ABANDONED_S = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A policy's files on this machine. `tree_digest` is that of the files as they are now."""
+    """A policy's files on this machine. The digests are those of the files as they are now."""
 
     path: Path
     tree_digest: str
+    full_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def whole(path: Path) -> Snapshot | None:
         record = _Record(**json.loads(_record_path(path).read_text()))
         if full_digest(path) == record.full_digest:
             os.utime(_record_path(path))
-            return Snapshot(path, record.tree_digest)
+            return Snapshot(path, record.tree_digest, record.full_digest)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, PolicyError):
@@ -99,7 +100,7 @@ def publish(staging: Path, path: Path) -> Snapshot:
         marker = staging.with_name(f"{staging.name}.complete")
         marker.write_text(json.dumps(asdict(record)))
         marker.replace(_record_path(path))
-    return Snapshot(path, record.tree_digest)
+    return Snapshot(path, record.tree_digest, record.full_digest)
 
 
 def make_room(root: Path, max_bytes: int, keep: Path) -> None:

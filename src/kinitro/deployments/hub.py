@@ -11,9 +11,9 @@ import random
 import re
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, get_token, hf_hub_download, snapshot_download
@@ -33,10 +33,10 @@ from huggingface_hub.utils._http import get_session, hf_raise_for_status
 from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 from pydantic import SecretStr
 
+from kinitro.backends.threads import in_daemon_thread
 from kinitro.deployments.download import DownloadRequest, HubFailure, HubSays, arrived, run_download
 from kinitro.deployments.limits import GB, HubLimits
 from kinitro.deployments.listing import OWNER_FILE, ListedFile, Listing, check_listing, check_room, difference, matches
-from kinitro.deployments.threads import in_daemon_thread
 from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
 
@@ -124,6 +124,20 @@ class HuggingFaceHub:
             raise _unreachable("it did not answer in time") from None
         except HubFailure as failure:
             raise self._ours(failure) from failure
+
+    async def require_read_only(self) -> None:
+        """Raises `ConfigurationError` unless the hub says that our token can do nothing but read.
+
+        `InfrastructureError` when the hub can't say.
+        """
+        who = await self._ask(lambda: _in_thread(lambda: self._api.whoami(token=self._token)))
+        if not _only_reads(who.get("auth", {}).get("accessToken", {})):
+            raise ConfigurationError(
+                "The hub's token can write, and a pod that strangers' code runs in would get it.",
+                advice="Make a read-only token at https://huggingface.co/settings/tokens (type Read, or fine-grained "
+                "with read permissions only) and set KINITRO_EXECUTOR_MINER_HF_TOKEN to it, or unset it: public repos "
+                "need none.",
+            )
 
     def _prove_access(self) -> None:
         """One request and no retries, unlike the SDK's own listing."""
@@ -295,6 +309,18 @@ class HubPublisher:
 
 
 _TOKEN_ADVICE = "Set HF_TOKEN to a token with write access, or run `hf auth login`."  # noqa: S105 - no token
+
+
+def _only_reads(token: Mapping[str, Any]) -> bool:  # Any: the hub's own words, checked as they are read
+    """Whether a token, as the hub describes it, has no permission but to read."""
+    if token.get("role") != "fineGrained":
+        return token.get("role") == "read"
+    scopes = token.get("fineGrained") or {}
+    permissions = [
+        *(scopes.get("global") or []),
+        *(one for s in scopes.get("scoped") or [] for one in s["permissions"]),
+    ]
+    return bool(permissions) and all(str(one).endswith(".read") for one in permissions)
 
 
 def _for_its_owner(repo: str, error: BaseException) -> ConfigurationError | InfrastructureError:

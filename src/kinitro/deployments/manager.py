@@ -8,6 +8,7 @@ every task, and one that came at once costs nothing to try again.
 
 import asyncio
 import contextlib
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -15,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
+from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running, Source
 from kinitro.deployments.cache import Hold, Snapshot
 from kinitro.deployments.memory import HostMemory
 from kinitro.deployments.readiness import until_ready
@@ -39,9 +40,13 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class DeploymentSettings:
-    """How policy servers are started and kept. `capacity` bounds those that exist at once, in use or not."""
+    """How policy servers are started and kept. `capacity` bounds those that exist at once, in use or not.
+
+    One older than `max_age_s` is given to nobody any more, where servers have a set time to live.
+    """
 
     ttl_s: float = 600.0
+    max_age_s: float = math.inf
     warmup_timeout_s: float = 300.0
     failure_memory_s: float = 600.0
     capacity: int = 4
@@ -74,6 +79,7 @@ class _Entry:
     ref: PolicyRef
     start: "asyncio.Task[Deployment]"
     began: float = 0.0
+    ready: float = 0.0
     users: int = 0
     last_used: float = 0.0
     ending: "asyncio.Task[None] | None" = None
@@ -173,7 +179,8 @@ class DeploymentManager:
     async def probe(self, deployment: Deployment) -> None:
         """After an episode that went wrong: a server that no longer answers is given to nobody else."""
         try:
-            async with PolicyClient(deployment.running.own_url) as client:
+            client = PolicyClient(deployment.running.own_url, authorization=deployment.running.authorization)
+            async with client:
                 await client.health(_PROBE_TIMEOUT_S)
         except PolicyError:
             self.retire(deployment)
@@ -258,7 +265,8 @@ class DeploymentManager:
         entry = self._entries.get(_key(ref))
         if entry is None or entry.deployment is None:
             return entry
-        if await _is_alive(entry.deployment):
+        young = self._clock() - entry.ready < self._settings.max_age_s
+        if young and await _is_alive(entry.deployment):
             # It may have been retired during the await.
             return self._entries.get(_key(ref))
         self._forget(entry)
@@ -281,6 +289,7 @@ class DeploymentManager:
     def _on_started(self, entry: _Entry) -> None:
         """A failed start leaves nothing behind but its verdict."""
         if entry.deployment is not None:
+            entry.ready = self._clock()
             return
         self._forget(entry)
         if entry.start.cancelled():
@@ -332,6 +341,7 @@ class DeploymentManager:
             limits=self._settings.limits,
             labels={"repo": ref.repo, "revision": ref.revision},
             requirements=tuple(one.line for one in requirements),
+            source=Source(ref.repo, ref.revision, snapshot.full_digest),
             image=self._settings.image,
         )
 

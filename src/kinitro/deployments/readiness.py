@@ -22,7 +22,7 @@ async def until_ready(running: Running, timeout_s: float) -> PolicyHealth:
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout_s
     pause, reason = 0.02, "no answer to GET /health"
-    async with PolicyClient(running.own_url) as client:
+    async with PolicyClient(running.own_url, authorization=running.authorization) as client:
         while (left := end - loop.time()) > 0:
             if (code := await running.exit_code()) is not None:
                 raise PolicyError(

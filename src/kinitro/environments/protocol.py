@@ -29,6 +29,16 @@ class EvaluateRequest(Request):
     timeout: Finite = Field(default=300.0, gt=0.0, le=86_400.0)
     model: Annotated[str, StringConstraints(max_length=300)] = ""
     secret: str = Field(default="", max_length=500, repr=False)
+    authorization: Annotated[str, StringConstraints(max_length=500, pattern=r"^[\x20-\x7e]+$")] | None = Field(
+        default=None, repr=False
+    )
+    """What goes with every call of the policy as its `Authorization` header, where it listens in public."""
+    policy_task_id: Name | None = None
+    """What the policy is shown in place of `task_id`, where that is needed for something else."""
+
+    def document(self, secret: str) -> dict[str, object]:
+        """What a call with this secret sends, as JSON has it. What is not needed is left out."""
+        return self.model_copy(update={"secret": secret}).model_dump(mode="json", exclude_none=True)
 
 
 class EvaluateExtra(Message):

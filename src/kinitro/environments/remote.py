@@ -1,19 +1,89 @@
-"""The executor's side of an environment server. Whatever goes wrong with one is infrastructure, no policy's fault."""
+"""The executor's side of environment servers. Whatever goes wrong with one is infrastructure, no policy's fault."""
 
 import asyncio
+import json
+import secrets
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from kinitro.environments.protocol import EnvironmentList, EvaluateReply, EvaluateRequest, ServerHealth
+from kinitro.environments.protocol import (
+    SECRET_VARIABLE,
+    EnvironmentList,
+    EvaluateReply,
+    EvaluateRequest,
+    ServerHealth,
+)
 from kinitro.errors import EnvironmentFault
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
 MAX_REPLY_BYTES = 1024 * 1024
 SHORT_DEADLINE_S = 5.0
+
+
+class EnvironmentServer(Protocol):
+    """Runs one episode at a time. Every failure is an `EnvironmentFault`."""
+
+    async def health(self) -> ServerHealth:
+        """Whether it is up, and busy."""
+        ...
+
+    async def evaluate(self, request: EvaluateRequest, deadline_s: float) -> EvaluateReply:
+        """Runs one episode there. `deadline_s` must exceed `request.timeout` by the time a simulator takes to build."""
+        ...
+
+    async def close(self) -> None:
+        """No more episodes."""
+        ...
+
+
+class CalledAnew(Protocol):
+    """What starts an environment server anew for each call, with these variables, and ends it after."""
+
+    async def call(
+        self, method: str, body: Mapping[str, object], environment: Mapping[str, str], deadline_s: float
+    ) -> object:
+        """Its answer. Raises `EnvironmentFault`."""
+        ...
+
+
+class EnvironmentServerPerEpisode:
+    """A server of its own for each episode, each with a secret of its own."""
+
+    def __init__(self, running: CalledAnew) -> None:
+        self._running = running
+        self._busy = False
+        self._episodes = 0
+
+    async def health(self) -> ServerHealth:
+        """It is up: there is nothing between episodes."""
+        return ServerHealth(status="ok", busy=self._busy, episodes=self._episodes)
+
+    async def evaluate(self, request: EvaluateRequest, deadline_s: float) -> EvaluateReply:
+        """As every server; the start of the server comes on top of `deadline_s`."""
+        secret = secrets.token_urlsafe(32)
+        # What it runs under has other uses for `task_id`.
+        shown = request.model_copy(update={"policy_task_id": request.task_id})
+        body = shown.document(secret)
+        self._busy = True
+        try:
+            answer = await self._running.call("evaluate", body, {SECRET_VARIABLE: secret}, deadline_s)
+        finally:
+            self._busy = False
+            self._episodes += 1
+        try:
+            return EvaluateReply.model_validate(answer)
+        except ValidationError as error:
+            raise EnvironmentFault(
+                "The environment server gave an answer that does not fit the protocol.", code="environment_reply"
+            ) from error
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 class RemoteEnvironmentServer:
@@ -51,7 +121,7 @@ class RemoteEnvironmentServer:
 
     async def evaluate(self, request: EvaluateRequest, deadline_s: float) -> EvaluateReply:
         """Runs one episode there. `deadline_s` must exceed `request.timeout` by the time a simulator takes to build."""
-        body = request.model_copy(update={"secret": self._secret}).model_dump_json().encode()
+        body = json.dumps(request.document(self._secret)).encode()
         return await self._call("POST", "/evaluate", body, deadline_s, EvaluateReply)
 
     async def _call(self, method: str, path: str, body: bytes, deadline_s: float, answer: type[Answer]) -> Answer:

@@ -163,7 +163,7 @@ class EvaluationService:
     async def _attempt(
         self, spec: EnvironmentSpec, request: EvaluateRequest
     ) -> tuple[EpisodeOutcome, dict[str, float | str]]:
-        policy = PolicyClient(request.base_url)
+        policy = PolicyClient(request.base_url, authorization=request.authorization)
         try:
             async with policy:
                 health = await self._policy_health(policy)
@@ -196,7 +196,8 @@ class EvaluationService:
 
 
 def _episode(spec: EnvironmentSpec, request: EvaluateRequest) -> EpisodeRequest:
-    task = TaskConfig(spec.env_id, spec.env_name, spec.task_name, request.policy_seed, request.task_id)
+    shown = request.policy_task_id or request.task_id
+    task = TaskConfig(spec.env_id, spec.env_name, spec.task_name, request.policy_seed, shown)
     return EpisodeRequest(
         task=task,
         seed=request.seed,

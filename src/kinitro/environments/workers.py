@@ -4,14 +4,14 @@ import asyncio
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running
 from kinitro.environments.protocol import SECRET_VARIABLE
-from kinitro.environments.remote import RemoteEnvironmentServer
+from kinitro.environments.remote import EnvironmentServer, RemoteEnvironmentServer
 from kinitro.errors import EnvironmentFault, InfrastructureError
 
 _PASSED_ON = ("KINITRO_GL", "MUJOCO_GL", "PYOPENGL_PLATFORM", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
@@ -19,11 +19,17 @@ ENVIRONMENT_SERVER = (sys.executable, "-P", "-m", "kinitro.environments.server",
 """How an environment server of this installation is started."""
 
 
+def remote_server(running: Running, secret: str) -> EnvironmentServer:
+    """The client of a server that runs and knows this secret."""
+    return RemoteEnvironmentServer(running.own_url, secret)
+
+
 @dataclass(frozen=True)
 class EnvironmentLaunch:
     """How environment servers are started. `images` says what each family runs in, where the backend runs images.
 
-    `passed_on` are variables of ours that they get too; `digests` are the images' own, for the record.
+    `passed_on` are variables of ours that they get too; `digests` are the images' own, for the record; `client` is how
+    one that was started is spoken to.
     """
 
     command: Sequence[str] = ENVIRONMENT_SERVER
@@ -32,6 +38,7 @@ class EnvironmentLaunch:
     passed_on: Sequence[str] = _PASSED_ON
     memory_bytes: int | None = None
     gpus: int = 0
+    client: Callable[[Running, str], EnvironmentServer] = remote_server
 
 
 _RECENT = 4  # as many simulators as an environment server keeps
@@ -43,7 +50,7 @@ class _Worker:
 
     family: str
     running: Running
-    server: RemoteEnvironmentServer
+    server: EnvironmentServer
     recent: list[str] = field(default_factory=list)
     policy: Running | None = None
 
@@ -77,7 +84,7 @@ class EnvironmentWorkers:
         await self.close()
 
     @asynccontextmanager
-    async def lease(self, env_id: str, policy: Running | None = None) -> AsyncIterator[RemoteEnvironmentServer]:
+    async def lease(self, env_id: str, policy: Running | None = None) -> AsyncIterator[EnvironmentServer]:
         """A server for one episode of this environment, able to call `policy`; waits while all are busy.
 
         It is on the policy's host, and both have processors to themselves for the length of the block. One whose block
@@ -136,7 +143,7 @@ class EnvironmentWorkers:
             await self._end(idle[0])
         secret = secrets.token_urlsafe(32)
         running = await self._backend.launch(self._spec(family, host, secret))
-        worker = _Worker(family, running, RemoteEnvironmentServer(running.own_url, secret))
+        worker = _Worker(family, running, self._launch.client(running, secret))
         self._workers.add(worker)
         try:
             await self._until_ready(worker)

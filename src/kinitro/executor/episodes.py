@@ -103,6 +103,7 @@ class EpisodeRunner:
             use_images=settings.use_images,
             timeout=settings.timeout_s,
             model=task.miner_repo[:300],
+            authorization=policy.authorization if policy else None,
         )
         async with self._workers.lease(task.env_id, policy) as server:
             reply = await server.evaluate(request, settings.timeout_s + _GRACE_S)

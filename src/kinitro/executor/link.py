@@ -7,7 +7,15 @@ from typing import TypeVar
 from kinitro.client import KinitroClient
 from kinitro.errors import ApiError, ApiUnreachable, ConfigurationError
 from kinitro.logs import get_logger
-from kinitro.schemas import FetchResponse, HeartbeatResponse, LeaseRef, ReleaseResponse, ResultIn, SubmitResponse
+from kinitro.schemas import (
+    FetchResponse,
+    HeartbeatResponse,
+    LeaseRef,
+    ReleaseResponse,
+    ResultIn,
+    SubmitResponse,
+    Usage,
+)
 
 T = TypeVar("T")
 _log = get_logger("executor")
@@ -18,11 +26,19 @@ class ApiLink:
     """One executor's way to the API. It says once a period that the API is away, and once that it is back.
 
     Every method raises `ApiUnreachable` when the API is away or too busy (try again), `ConfigurationError` when it
-    refuses this executor (401, 403), and `ApiError` for anything else it refused.
+    refuses this executor (401, 403), and `ApiError` for anything else it refused. What `usage` gives, if anything, goes
+    along with what is asked most often.
     """
 
-    def __init__(self, client: KinitroClient, executor_id: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: KinitroClient,
+        executor_id: str,
+        clock: Callable[[], float] = time.monotonic,
+        usage: Callable[[], Usage | None] = lambda: None,
+    ) -> None:
         self._client = client
+        self._usage = usage
         self._executor_id = executor_id
         self._clock = clock
         self._said_at: float | None = None
@@ -31,11 +47,11 @@ class ApiLink:
 
     async def fetch(self, batch_size: int, env_ids: Sequence[str]) -> FetchResponse:
         """Leases up to `batch_size` tasks."""
-        return await self._call(self._client.fetch(self._executor_id, batch_size, env_ids))
+        return await self._call(self._client.fetch(self._executor_id, batch_size, env_ids, self._usage()))
 
     async def heartbeat(self, leases: Sequence[LeaseRef]) -> HeartbeatResponse:
         """Extends leases."""
-        return await self._call(self._client.heartbeat(self._executor_id, leases))
+        return await self._call(self._client.heartbeat(self._executor_id, leases, self._usage()))
 
     async def release(self, leases: Sequence[LeaseRef]) -> ReleaseResponse:
         """Gives tasks back."""

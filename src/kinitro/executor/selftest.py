@@ -102,6 +102,7 @@ class SelfTest:
             action_timeout=5.0,
             use_images=False,
             timeout=_TIMEOUT_S,
+            authorization=policy.authorization,
         )
         async with self._workers.lease(env_id, policy) as server:
             reply = await server.evaluate(request, 2 * _TIMEOUT_S)

@@ -16,7 +16,8 @@ from kinitro.executor.leases import Leases
 from kinitro.executor.link import ApiLink
 from kinitro.executor.outbox import Outbox
 from kinitro.executor.selftest import SelfTest
-from kinitro.executor.stage import Stage, open_stage, parse_size
+from kinitro.executor.sizes import parse_size
+from kinitro.executor.stage import Stage, open_stage
 from kinitro.logs import get_logger
 from kinitro.settings import ExecutorSettings, home_directory
 
@@ -57,7 +58,7 @@ async def build_executor(
             DeploymentManager(backend, store, _deployment_settings(settings, stage))
         )
         workers = await stack.enter_async_context(EnvironmentWorkers(backend, stage.max_concurrent, stage.environments))
-        link = ApiLink(client, settings.executor_id)
+        link = ApiLink(client, settings.executor_id, usage=stage.usage)
         leases = Leases(link)
         yield Executor(
             limits=_limits(settings, stage.max_concurrent, calls_out=not backend.isolates),
@@ -85,6 +86,7 @@ def _hub(settings: ExecutorSettings) -> SnapshotSource | None:
 def _deployment_settings(settings: ExecutorSettings, stage: Stage) -> DeploymentSettings:
     return DeploymentSettings(
         ttl_s=settings.miner_deployment_ttl_seconds,
+        max_age_s=stage.max_age_s,
         warmup_timeout_s=settings.miner_deployment_warmup_timeout,
         capacity=max(settings.miner_deployment_capacity, stage.max_concurrent + 2),
         python=stage.python,

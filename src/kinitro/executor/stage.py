@@ -1,25 +1,38 @@
 """Where an executor's servers run, by its `--eval-mode`, and how each kind is started there."""
 
+import math
 import os
-import re
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
 
 from kinitro.backends.base import Backend
 from kinitro.backends.process import ProcessBackend
+from kinitro.deployments.limits import HubLimits
+from kinitro.deployments.pod import pod_program
 from kinitro.environments.base import EnvironmentSpec
+from kinitro.environments.remote import EnvironmentServerPerEpisode
 from kinitro.environments.workers import ENVIRONMENT_SERVER, EnvironmentLaunch
 from kinitro.errors import ConfigurationError
+from kinitro.executor.sizes import docker_size, kubernetes_size
 from kinitro.logs import get_logger
+from kinitro.schemas import DeploymentUsage, Usage
 from kinitro.settings import ExecutorSettings, home_directory
 
 if TYPE_CHECKING:
+    from kinitro.backends.basilica import BasilicaSettings
     from kinitro.backends.docker import DockerSettings
 
 _log = get_logger("executor")
+_EVAL_MEMORY = "KINITRO_EXECUTOR_EVAL_MEM_LIMIT"
+_POLICY_MEMORY = "KINITRO_EXECUTOR_MINER_DEPLOYMENT_MEMORY"
+_BASILICA = "https://api.basilica.ai"
+_HUB = "https://huggingface.co"
+_MARGIN_S = 120.0
 _WAITING_NOTE = "each episode has processors to itself: those beyond the hosts' processors wait their turn"
 _IDLE_S = 1800  # an engine that is killed can leave a container running that it no longer knows: it must end by itself
 _IN_IMAGE = ("python", "/app/env.py", "--host", "{host}", "--port", "{port}", "--idle-exit", str(_IDLE_S))
@@ -29,7 +42,8 @@ _IN_IMAGE = ("python", "/app/env.py", "--host", "{host}", "--port", "{port}", "-
 class Stage:
     """`python` is the interpreter's name where policies run, `policy_image` what they run in, if anything.
 
-    `max_concurrent` is how many episodes may run at once.
+    `max_concurrent` is how many episodes may run at once, `max_age_s` how old a policy's server may get; `usage` tells
+    what a cloud service was asked for, where one is.
     """
 
     backend: Backend
@@ -37,6 +51,8 @@ class Stage:
     policy_image: str | None
     environments: EnvironmentLaunch
     max_concurrent: int
+    max_age_s: float = math.inf
+    usage: Callable[[], Usage | None] = lambda: None
 
 
 @asynccontextmanager
@@ -56,10 +72,8 @@ async def open_stage(
             async with _containers(settings, environments, environment_server) as stage:
                 yield stage
         case "basilica":
-            raise ConfigurationError(
-                "This version can't run --eval-mode basilica yet.",
-                advice="Use --eval-mode docker.",
-            )
+            async with _deployments(settings, environments) as stage:
+                yield stage
 
 
 @asynccontextmanager
@@ -92,7 +106,7 @@ async def _containers(
             images=images,
             digests=digests,
             passed_on=(),
-            memory_bytes=parse_size(settings.eval_mem_limit),
+            memory_bytes=docker_size(settings.eval_mem_limit or "8g", _EVAL_MEMORY),
             gpus=settings.eval_gpu_count,
         )
         rooms = {host: room or 1 for host, room in backend.hosts.items()}
@@ -119,13 +133,72 @@ def docker_hosts(settings: ExecutorSettings) -> list["DockerSettings"]:
     ]
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size as Docker (`8g`) or Kubernetes (`8Gi`) writes it; Docker's letters mean powers of 1024 too.
+@asynccontextmanager
+async def _deployments(settings: ExecutorSettings, environments: Sequence[EnvironmentSpec]) -> AsyncIterator[Stage]:
+    from kinitro.backends.basilica import BasilicaBackend  # noqa: PLC0415 - optional
 
-    Raises `ConfigurationError` for anything else.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]i?)?b?", text.strip().lower())
-    if match is None:
-        raise ConfigurationError(f"{text!r} is not a size.", advice="Write it as 4Gi or 4g.")
-    power = {None: 0, "k": 1, "m": 2, "g": 3}[match[2][0] if match[2] else None]
-    return int(float(match[1]) * 1024**power)
+    images = {spec.family: f"kinitro/{spec.family}:v1" for spec in environments} | settings.eval_images
+    kubernetes_size(settings.miner_deployment_memory, _POLICY_MEMORY)
+    memory_bytes = kubernetes_size(settings.eval_mem_limit or "8Gi", _EVAL_MEMORY)
+    chosen = _basilica_settings(settings)
+    await _insist_on_reading_only(settings)
+    async with BasilicaBackend(chosen) as backend:
+        _log.info("basilica_ready", url=chosen.url, images=images, policy_image=chosen.image)
+        launch = EnvironmentLaunch(
+            images=images,
+            passed_on=(),
+            memory_bytes=memory_bytes,
+            client=lambda running, _: EnvironmentServerPerEpisode(running),  # type: ignore[arg-type]  # this backend's
+        )
+        yield Stage(
+            backend,
+            "python",
+            chosen.image,
+            launch,
+            settings.max_concurrent or os.cpu_count() or 1,
+            max_age_s=settings.miner_deployment_ttl_seconds,
+            usage=lambda: {role: DeploymentUsage(**asdict(usage)) for role, usage in backend.usage().items()},  # type: ignore[misc]  # Role's values are Usage's keys
+        )
+
+
+def _basilica_settings(settings: ExecutorSettings) -> "BasilicaSettings":
+    from kinitro.backends.basilica import BasilicaSettings, checked_address  # noqa: PLC0415 - optional
+
+    limits, warmup_s = HubLimits.from_environment(), settings.miner_deployment_warmup_timeout
+    return BasilicaSettings(
+        state=home_directory(),
+        token=_basilica_token(settings),
+        url=checked_address(os.environ.get("BASILICA_API_URL") or _BASILICA, "BASILICA_API_URL"),
+        image=settings.miner_deployment_image,
+        program=pod_program,
+        hub=checked_address(os.environ.get("HF_ENDPOINT") or _HUB, "HF_ENDPOINT"),
+        hub_token=settings.miner_hf_token,
+        max_repo_bytes=limits.max_bytes,
+        max_repo_files=limits.max_files,
+        min_gpu_memory_gb=settings.miner_deployment_min_gpu_memory_gb,
+        # Handed out up to the TTL; an episode that began then must still be able to end.
+        lifetime_s=settings.miner_deployment_ttl_seconds + 3 * warmup_s + settings.eval_timeout + _MARGIN_S,
+        start_s=warmup_s,
+    )
+
+
+def _basilica_token(settings: ExecutorSettings) -> SecretStr:
+    """Ours, else the one that the SDK reads."""
+    ours = settings.miner_basilica_api_token
+    if ours is not None and ours.get_secret_value():
+        return ours
+    if token := os.environ.get("BASILICA_API_TOKEN"):
+        return SecretStr(token)
+    raise ConfigurationError(
+        "No miner endpoint available: Basilica mode has no token for the service.",
+        advice="Set KINITRO_EXECUTOR_MINER_BASILICA_API_TOKEN (or BASILICA_API_TOKEN), or use --eval-mode docker.",
+    )
+
+
+async def _insist_on_reading_only(settings: ExecutorSettings) -> None:
+    """A pod gets the hub's token to download with: one that could write must never be there."""
+    token = settings.miner_hf_token
+    if token is not None and token.get_secret_value():
+        from kinitro.deployments.hub import HuggingFaceHub  # noqa: PLC0415 - optional
+
+        await HuggingFaceHub(token).require_read_only()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import h11
 
@@ -207,15 +208,19 @@ class _Connection:
 class PolicyClient:
     """One policy server and one kept-alive connection to it; one call at a time.
 
-    `last_wait` is the latest call's wait for the policy, kept also when the call failed; `episode_id` is the policy's
-    own word for the episode that the latest `reset` began. Every failure is a
+    `authorization` goes with every request, where a policy listens in public. `last_wait` is the latest call's wait for
+    the policy, kept also when the call failed; `episode_id` is the policy's own word for the episode that the latest
+    `reset` began. Every failure is a
     `PolicyError` whose `code` is `timeout`, `disconnected`, `redirect`, `http_error`, `oversized_reply`,
     `malformed_reply`, `malformed_action` or `unhealthy`; whether a late reply is really the policy's fault is for the
     episode loop to say.
     """
 
-    def __init__(self, base_url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, base_url: str, *, authorization: str | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._endpoint = Endpoint.parse(base_url)
+        self._authorization = authorization
         self._clock = clock
         self._wire = WireFormat.JSON
         self.episode_id: str | None = None
@@ -276,6 +281,9 @@ class PolicyClient:
             ("Accept", self._wire.content_type),
             ("Content-Length", str(len(body))),
         ]
+        if self._authorization is not None:
+            # What is in front of such a policy passes a request of one key on once: see `_exchange`.
+            headers += [("Authorization", self._authorization), ("Idempotency-Key", uuid4().hex)]
         return h11.Request(method=method, target=self._endpoint.prefix + path, headers=headers)
 
     async def _exchange(self, request: h11.Request, body: bytes, path: str) -> _Reply:
@@ -284,9 +292,10 @@ class PolicyClient:
             try:
                 return await connection.exchange(request, body, path)
             except OSError:
-                if not connection.used:
+                if not connection.used and self._authorization is None:
                     raise
-            # A server may close an idle connection just as we use it again: once more, on a new one.
+            # A server may close an idle connection just as we use it again: once more, on a new one. In public the
+            # way to a policy may break at any time.
             self._drop()
             return await (await self._connected()).exchange(request, body, path)
         except h11.RemoteProtocolError as error:

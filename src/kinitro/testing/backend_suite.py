@@ -55,11 +55,13 @@ HTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
 '''
 
 
-async def get(url: str) -> Mapping[str, object]:
+async def get(running: Running, path: str = "") -> Mapping[str, object]:
     """One GET, off the loop; `OSError` when nobody answers."""
+    headers = {} if running.authorization is None else {"Authorization": running.authorization}
 
     def read() -> Mapping[str, object]:
-        with urllib.request.urlopen(url, timeout=10) as reply:  # noqa: S310 - the suite's own server
+        request = urllib.request.Request(running.url + path, headers=headers)  # noqa: S310 - the suite's own server
+        with urllib.request.urlopen(request, timeout=10) as reply:  # noqa: S310 - the suite's own server
             answer: Mapping[str, object] = json.load(reply)
             return answer
 
@@ -71,7 +73,7 @@ async def until_answering(running: Running, timeout_s: float = 20.0) -> Mapping[
     async with asyncio.timeout(timeout_s):
         while True:
             with contextlib.suppress(OSError):
-                return await get(running.url)
+                return await get(running)
             await asyncio.sleep(0.02)
 
 
@@ -136,21 +138,21 @@ class BackendSuite:
         await running.stop()
         await running.stop()
         with pytest.raises((urllib.error.URLError, ConnectionError)):
-            await get(running.url)
+            await get(running)
         assert await running.exit_code() is not None
 
     async def test_an_exit_is_seen_with_its_code_and_last_output(self, backend: Backend, spec: LaunchSpec) -> None:
         running = await backend.launch(spec)
         await until_answering(running)
         with contextlib.suppress(OSError):
-            await get(f"{running.url}/exit")
+            await get(running, "/exit")
         assert await until_exited(running) == 3
         assert "listening" in await running.logs()
 
     async def test_endless_output_neither_blocks_it_nor_grows_its_log(self, backend: Backend, spec: LaunchSpec) -> None:
         running = await backend.launch(spec)
         await until_answering(running)
-        await get(f"{running.url}/flood")
+        await get(running, "/flood")
         async with asyncio.timeout(10):
             while "flood 39999" not in await running.logs(5):
                 await asyncio.sleep(0.05)

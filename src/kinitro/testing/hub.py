@@ -105,8 +105,8 @@ class RefusedError(Exception):
 class LocalHub:
     """The hub's state and answers. `tokens` maps a token to its user; each user owns the repos under their name.
 
-    `faults` makes it misbehave, `seen` holds every request as (method, path, authorization header). Both may be
-    changed while it runs.
+    `access` says what a token may do, by default `{"role": "write"}`. `faults` makes it misbehave, `seen` holds every
+    request as (method, path, authorization header). All may be changed while it runs.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class LocalHub:
         self._repos = directory / "repos"
         self._lfs_bytes = lfs_bytes
         self.tokens = dict(tokens or {})
+        self.access: dict[str, dict[str, Any]] = {}
         self.faults: list[HubFault] = []
         self.seen: list[tuple[str, str, str | None]] = []
         for folder in (self._objects, self._repos):
@@ -181,6 +182,11 @@ class LocalHub:
             raise RefusedError(401, "Invalid credentials in Authorization header")
         return user
 
+    def _access(self, request: Request) -> dict[str, Any]:
+        """What the caller's token may do, as the hub describes it."""
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return self.access.get(token, {"role": "write"})
+
     def _readable(self, request: Request) -> HubRepo:
         user = self._user(request)
         repo = self.repo("{owner}/{name}".format(**request.path_params))
@@ -194,7 +200,7 @@ class LocalHub:
 
     def _writable(self, request: Request) -> HubRepo:
         repo = self._readable(request)
-        if not _is(self._user(request), repo.owner):
+        if not _is(self._user(request), repo.owner) or self._access(request)["role"] != "write":
             raise RefusedError(403, f"You do not have write access to {repo.repo_id}.")
         return repo
 
@@ -211,7 +217,7 @@ class LocalHub:
         user = self._user(request)
         if user is None:
             raise RefusedError(401, "Invalid username or password.")
-        token = {"displayName": "local", "role": "write"}
+        token = {"displayName": "local", **self._access(request)}
         return JSONResponse({"type": "user", "name": user, "orgs": [], "auth": {"accessToken": token}})
 
     async def _list_models(self, request: Request) -> Response:
@@ -225,7 +231,7 @@ class LocalHub:
         if user is None:
             raise RefusedError(401, "Invalid username or password.")
         owner, name = asked.get("organization") or user, str(asked.get("name"))
-        if not _is(user, owner):
+        if not _is(user, owner) or self._access(request)["role"] != "write":
             raise RefusedError(403, f"You don't have the rights to create a model under the namespace {owner!r}.")
         if not _NAME.fullmatch(name) or "--" in name or ".." in name:
             raise RefusedError(400, f"{name!r} is not a valid repo name.")

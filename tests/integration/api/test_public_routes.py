@@ -239,6 +239,36 @@ async def test_a_parameter_out_of_range_is_422_and_named(http: httpx.AsyncClient
     assert answer.json()["detail"][0]["loc"][-1] == field
 
 
+async def test_metrics_show_what_executors_say_of_their_cloud_deployments(world, http) -> None:
+    await world.plan()
+    usage = {
+        "policy": {"created": 4, "alive": 2, "seconds": 90.5},
+        "environment": {"created": 9, "alive": 1, "seconds": 30},
+    }
+    fetched = await http.post("/v1/tasks/fetch", json={"executor_id": "cloudy", "batch_size": 1, "usage": usage})
+    assert 'kinitro_deployments_created{executor="cloudy",kind="policy"} 4.0' in (await http.get("/metrics")).text
+    (task,) = fetched.json()["tasks"]
+    leases = [{"task_uuid": task["task_uuid"], "lease_token": task["lease_token"]}]
+    usage["policy"] |= {"created": 5, "seconds": 100}
+    assert (
+        await http.post("/v1/tasks/heartbeat", json={"executor_id": "cloudy", "leases": leases, "usage": usage})
+    ).status_code == 200
+    await http.post("/v1/tasks/fetch", json={"executor_id": "grounded", "batch_size": 1})
+    text = (await http.get("/metrics")).text
+    assert 'kinitro_deployments_created{executor="cloudy",kind="policy"} 5.0' in text
+    assert 'kinitro_deployments_alive{executor="cloudy",kind="environment"} 1.0' in text
+    assert 'kinitro_deployments_alive_seconds{executor="cloudy",kind="policy"} 100.0' in text
+    assert "grounded" not in text
+
+
+@pytest.mark.parametrize(
+    "usage", [{"other": {}}, {"policy": {"created": -1, "alive": 0, "seconds": 0}}, {"policy": {}}]
+)
+async def test_usage_that_makes_no_sense_is_422(usage, http) -> None:
+    answer = await http.post("/v1/tasks/fetch", json={"executor_id": "a", "batch_size": 1, "usage": usage})
+    assert answer.status_code == 422
+
+
 async def test_metrics_count_tasks_by_status_and_requests_by_route_template(world, http) -> None:
     cycle_id = await world.plan()
     await http.post("/v1/tasks/fetch", json={"executor_id": "a", "batch_size": 3})

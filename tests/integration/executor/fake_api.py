@@ -22,6 +22,7 @@ from kinitro.schemas import (
     SubmitRequest,
     SubmitResponse,
     TaskOut,
+    Usage,
 )
 from kinitro.types import ErrorKind, PolicyRef, TaskStatus
 
@@ -40,6 +41,7 @@ class FakeApi:
         self.submissions = 0
         self.fetches = 0
         self.heartbeats = 0
+        self.usages: list[Usage | None] = []
         self.released: list[UUID] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._port = self._listener.getsockname()[1]
@@ -100,6 +102,7 @@ class FakeApi:
         if (refusal := self._refusal()) is not None:
             return refusal
         self.fetches += 1
+        self.usages.append(asked.usage)
         expiry = datetime.now(UTC) + timedelta(seconds=self.lease_s + self.clock_ahead_s)
         served = [task for task in self.pending if asked.env_ids is None or task.env_id in asked.env_ids]
         chosen = [
@@ -116,6 +119,7 @@ class FakeApi:
         if (refusal := self._refusal()) is not None:
             return refusal
         self.heartbeats += 1
+        self.usages.append(asked.usage)
         mine = [lease for lease in asked.leases if lease.task_uuid in self.leased and lease.task_uuid not in self.lose]
         self.started |= {lease.task_uuid for lease in mine if lease.started}
         kept = {lease.task_uuid for lease in mine}

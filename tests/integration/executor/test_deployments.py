@@ -97,6 +97,23 @@ async def test_an_unused_server_ends_after_its_time_and_the_next_lease_starts_an
     assert len(started(events)) == 2
 
 
+async def test_one_that_is_too_old_is_given_to_nobody_and_ends_when_its_last_user_has_gone(
+    make_manager, add_policy
+) -> None:
+    manager = make_manager(max_age_s=1.0)
+    ref = add_policy("HEALTH['max_concurrent_episodes'] = 4")
+    async with manager.lease(ref, UID) as old:
+        async with manager.lease(ref, UID) as same:
+            assert same.identity == old.identity
+        await asyncio.sleep(1.1)
+        async with manager.lease(ref, UID) as young:
+            assert young.identity != old.identity
+            assert await old.running.exit_code() is None, "an episode still runs on it"
+    async with asyncio.timeout(5):
+        while await old.running.exit_code() is None:
+            await asyncio.sleep(0.02)
+
+
 async def test_at_capacity_the_one_unused_for_longest_makes_way(make_manager, add_policy) -> None:
     manager = make_manager(capacity=2)
     refs = [add_policy(name=f"p{number}") for number in range(3)]

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 
 from kinitro.errors import ConfigurationError
-from kinitro.executor import build_executor
-from kinitro.settings import ExecutorSettings
 from kinitro.testing.line_world import LINE_REACH
 from kinitro.types import ErrorKind, PolicyRef
 
@@ -268,12 +266,6 @@ async def test_an_environment_server_that_hangs_is_replaced(
         assert "did not answer within" in api.results[task].error
         (switches / "hung").unlink()
         await until(lambda: api.results[task].success)
-
-
-async def test_a_mode_of_a_later_version_is_refused_with_the_way_out(home: Path) -> None:
-    with pytest.raises(ConfigurationError, match="Use --eval-mode docker"):
-        async with build_executor(ExecutorSettings.load(eval_mode="basilica")):
-            pass
 
 
 def _started_process(api, switches: Path, tmp_path: Path) -> subprocess.Popen:

@@ -14,7 +14,7 @@ from kinitro.policy.client import Endpoint, PolicyClient
 from kinitro.policy.codec import MAX_REPLY_BYTES, ActionSpace
 from kinitro.policy.messages import Observation, TaskConfig
 
-from .conftest import RIGHT, http_reply, raw_server
+from .conftest import HEALTHY, RIGHT, http_reply, raw_server
 
 SPACE = ActionSpace({"ee_twist": 6, "gripper": 1})
 OBSERVATION = Observation({"ee_pos": np.zeros(3)})
@@ -265,3 +265,31 @@ def test_an_address_that_is_no_plain_http_url_is_refused(url: str) -> None:
 
 def test_an_ipv6_address_keeps_its_brackets() -> None:
     assert Endpoint.parse("http://[::1]:8000").host_header == "[::1]:8000"
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer secret"])
+async def test_in_public_a_broken_connection_is_tried_once_more_as_the_same_request(authorization) -> None:
+    heads: list[dict[str, str]] = []
+
+    async def break_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:]
+        heads.append(dict(line.split(": ", 1) for line in lines if line))
+        if len(heads) > 1:
+            writer.write(http_reply(HEALTHY))
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(break_first, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with PolicyClient(url, authorization=authorization) as client:
+            if authorization is None:
+                with pytest.raises(PolicyError) as caught:
+                    await client.health()
+                assert caught.value.code == "disconnected"
+                assert [("Authorization" in head, "Idempotency-Key" in head) for head in heads] == [(False, False)]
+            else:
+                assert (await client.health()).model_loaded
+                assert {head["Authorization"] for head in heads} == {authorization}
+                assert len({head["Idempotency-Key"] for head in heads}) == 1, "who is in front does it once"
+                await client.health()
+                assert len({head["Idempotency-Key"] for head in heads}) == 2

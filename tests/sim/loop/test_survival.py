@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,87 +9,34 @@ import pytest
 import sqlalchemy as sa
 
 from kinitro.client import KinitroClient
-from kinitro.demo import NETUID, enter_miners
-from kinitro.errors import ApiError, ApiUnreachable
-from kinitro.schemas import CycleOut, TaskStats
+from kinitro.demo import enter_miners
 from kinitro.scoring import score_cycle
 from kinitro.storage import admin, open_database
 from kinitro.storage import tables as t
 from kinitro.types import CycleStatus, TaskStatus
 
-from ...machine import Machine  # noqa: TID252 - one machine for all tests
+from ..machine import EvaluationMachine, until_closed, until_completed  # noqa: TID252 - one machine for all tests
 
 ENVIRONMENT = "metaworld/drawer-close-v3"
 EPISODES = 10
 MINERS = 4  # the fifth bundled miner is a copy
 DEADLINE_S = 150
-LEASE_S = 3
-
-
-def start(machine: Machine, name: str) -> None:
-    """One of the three services of a production machine."""
-    url = machine.variables["KINITRO_EXECUTOR_API_URL"]
-    arguments = {
-        "api": ("--port", url.rpartition(":")[2]),
-        "scheduler": (
-            *("--network", "dev", "--netuid", str(NETUID), "--eval-interval", "3600"),
-            *("--episodes-per-env", str(EPISODES), "--environments", ENVIRONMENT),
-        ),
-        "executor": (
-            *("--eval-mode", "process", "--poll-interval", "0.3"),
-            *("--executor-id", f"executor-{time.monotonic_ns()}", "--batch-size", "4"),
-        ),
-    }
-    machine.start(name, name, *arguments[name])
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EvaluationMachine]:
     monkeypatch.setenv("KINITRO_HOME", str(tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    variables = {
-        "KINITRO_EXECUTOR_API_URL": url,
-        "KINITRO_API_TASK_LEASE_SECONDS": str(LEASE_S),
-        "KINITRO_SCHEDULER_TASK_MAX_ATTEMPTS": "6",
-        "KINITRO_EXECUTOR_MAX_TIMESTEPS": "80",
-    }
-    made = Machine(tmp_path, variables)
+        port = probe.getsockname()[1]
+    made = EvaluationMachine(tmp_path, port=port, environment=ENVIRONMENT, episodes=EPISODES)
     yield made
     made.stop()
 
 
 @pytest.fixture
-async def client(machine: Machine) -> AsyncIterator[KinitroClient]:
-    async with KinitroClient(machine.variables["KINITRO_EXECUTOR_API_URL"]) as opened:
+async def client(machine: EvaluationMachine) -> AsyncIterator[KinitroClient]:
+    async with KinitroClient(machine.url) as opened:
         yield opened
-
-
-async def stats(client: KinitroClient) -> TaskStats | None:
-    try:
-        return await client.stats()
-    except (ApiError, ApiUnreachable):
-        return None
-
-
-async def until_closed(client: KinitroClient, at_least: int) -> int:
-    """Waits until so many tasks have a verdict; returns how many have."""
-    while True:
-        now = await stats(client)
-        if now is not None and now.completed_tasks >= at_least:
-            return now.completed_tasks
-        await asyncio.sleep(0.1)
-
-
-async def until_completed(client: KinitroClient) -> CycleOut:
-    while True:
-        try:
-            last = (await client.status()).last_completed_cycle
-        except (ApiError, ApiUnreachable):
-            last = None
-        if last is not None:
-            return last
-        await asyncio.sleep(0.2)
 
 
 async def verdict_counts() -> tuple[int, int, set[str]]:
@@ -103,11 +49,13 @@ async def verdict_counts() -> tuple[int, int, set[str]]:
 
 @pytest.mark.timeout(DEADLINE_S + 60)
 @pytest.mark.parametrize("victim", ["executor", "api", "scheduler"])
-async def test_a_killed_service_costs_no_verdict_and_doubles_none(victim: str, machine: Machine, client: KinitroClient):
+async def test_a_killed_service_costs_no_verdict_and_doubles_none(
+    victim: str, machine: EvaluationMachine, client: KinitroClient
+):
     await enter_miners(machine.home)
     await admin.init(None)
     for name in ("api", "scheduler", "executor"):
-        start(machine, name)
+        machine.start_service(name)
     try:
         async with asyncio.timeout(DEADLINE_S):
             closed = 0
@@ -115,7 +63,7 @@ async def test_a_killed_service_costs_no_verdict_and_doubles_none(victim: str, m
                 closed = await until_closed(client, closed + 3)
                 machine.kill(victim)
                 await asyncio.sleep(0.5)
-                start(machine, victim)
+                machine.start_service(victim)
             cycle = await until_completed(client)
     except TimeoutError:
         pytest.fail(f"the cycle was not completed in time\n{machine.logs()}")

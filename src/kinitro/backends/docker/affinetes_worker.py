@@ -1,20 +1,16 @@
-"""Runs affinetes in a process of its own: on first use it patches asyncio for the whole process.
-
-Reads one JSON request a line on stdin, answers one a line on stdout. The end of stdin means that the executor is gone,
-in whatever way: everything of its run is removed then, and this process ends.
-"""
+"""Loads environments for Docker mode, in the affinetes process; at its end everything of the run is removed."""
 
 import argparse
 import contextlib
-import json
+import functools
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kinitro.backends.affinetes.worker import Answer, serve
 from kinitro.backends.docker.container import sdk_types
 from kinitro.backends.docker.engine import Engine
 from kinitro.backends.docker.settings import DockerSettings
@@ -32,37 +28,21 @@ def main() -> None:
     parser.add_argument("--image", required=True)
     parser.add_argument("--host", required=True)
     options = parser.parse_args()
-    # What affinetes prints must not mix with our answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    try:
-        _serve(answers)
-    finally:
-        _end(DockerSettings(options.state, options.image, host=options.host), options.run)
-    # Not through the interpreter's end: affinetes would look for containers that are gone.
-    os._exit(0)
+    settings = DockerSettings(options.state, options.image, host=options.host)
+    serve(_prepare, functools.partial(_end, settings, options.run))
 
 
-def _serve(answers: Any) -> None:
+def _prepare() -> Answer:
     import affinetes
 
     load_env = affinetes.load_env  # imports the rest of it
     logging.getLogger("affinetes").setLevel(logging.ERROR)
-    lock = threading.Lock()
-    for line in sys.stdin:
-        request = json.loads(line)
-        threading.Thread(target=_answer, args=(load_env, request, answers, lock), daemon=True).start()
 
-
-def _answer(load_env: Callable[..., object], request: dict[str, Any], answers: Any, lock: threading.Lock) -> None:
-    answer: dict[str, object] = {"id": request["id"]}
-    try:
+    def answer(request: dict[str, Any]) -> None:
         with _way(request["way"]):
             _load(load_env, request["load"])
-    except Exception as error:  # noqa: BLE001 - affinetes has one error class for everything; the text is the cause
-        answer["error"] = str(error)
-    with lock, contextlib.suppress(OSError):
-        print(json.dumps(answer), file=answers)
+
+    return answer
 
 
 @contextlib.contextmanager

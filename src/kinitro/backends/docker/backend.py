@@ -9,6 +9,7 @@ import contextlib
 import functools
 import itertools
 import math
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,9 +17,9 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import IO, Any
 
+from kinitro.backends.affinetes import AffinetesHost
 from kinitro.backends.base import LaunchSpec, Memory, Role, Running
 from kinitro.backends.docker import firewall, isolation
-from kinitro.backends.docker.affinetes_host import AffinetesHost
 from kinitro.backends.docker.container import PORT, DockerRun, Place, hardened
 from kinitro.backends.docker.cores import Cores, as_cpuset
 from kinitro.backends.docker.dependencies import FOLDER, Installer
@@ -27,10 +28,11 @@ from kinitro.backends.docker.guard import IsolationGuard
 from kinitro.backends.docker.hosts import connected
 from kinitro.backends.docker.output import OutputWatch
 from kinitro.backends.docker.settings import HOME_LABEL, ROLE_LABEL, RUN_LABEL, DockerSettings, bridge_prefix
-from kinitro.backends.docker.sweep import begin_run, sweep
+from kinitro.backends.docker.sweep import sweep
 from kinitro.backends.docker.tunnel import Tunnel
 from kinitro.backends.docker.watch import EngineWatch
 from kinitro.backends.meminfo import read_meminfo
+from kinitro.backends.runs import begin_run
 from kinitro.errors import ConfigurationError, EnvironmentFault, InfrastructureError
 
 _SUBNET_TRIES = 256
@@ -201,8 +203,12 @@ class DockerBackend:
         return self._run_
 
     async def _begin(self, engine: Engine) -> None:
-        name, lock = begin_run(self._settings)
-        affinetes = AffinetesHost(self._settings, name, lock, self._tunnel)
+        settings, tunnel = self._settings, self._tunnel
+        name, lock = begin_run(settings.runs)
+        options = ("--run", name, "--state", str(settings.state), "--image", settings.image, "--host", settings.host)
+        held = (lock.fileno(), *([tunnel.lifeline] if tunnel else []))
+        module = "kinitro.backends.docker.affinetes_worker"
+        affinetes = AffinetesHost(module, options, held, _affinetes_environment(tunnel))
         watch = EngineWatch(engine, f"{RUN_LABEL}={name}")
         self._run_ = _Run(name, lock, affinetes, watch, self._make_guard(engine, name))
         await affinetes.start()
@@ -333,7 +339,7 @@ class DockerBackend:
             "stdin_open": False,
         }
         options.pop("environment")
-        loading = asyncio.create_task(self._run.affinetes.load(options, place.way))
+        loading = asyncio.create_task(self._run.affinetes.ask({"load": options, "way": place.way}))
         try:
             # affinetes would look at a dead server's address for three minutes.
             while not (await asyncio.wait({loading}, timeout=_LOOK_S))[0]:
@@ -350,6 +356,12 @@ class DockerBackend:
 
     def _labels(self, role: str) -> dict[str, str]:
         return {RUN_LABEL: self._run.name, HOME_LABEL: self._settings.home, ROLE_LABEL: role}
+
+
+def _affinetes_environment(tunnel: Tunnel | None) -> dict[str, str]:
+    """Ours, less any proxy, which would be asked for our containers; with the engine that is meant."""
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return kept | ({"DOCKER_HOST": tunnel.engine_url} if tunnel else {})
 
 
 def _subnets(settings: DockerSettings) -> Iterator[IPv4Network]:

@@ -145,6 +145,11 @@ class DockerRun:
         return self.place.host
 
     @property
+    def authorization(self) -> str | None:
+        """None: nobody but those that we connect can call it."""
+        return None
+
+    @property
     def identity(self) -> str:
         """Container id and start time, as the last look at it found them."""
         return self._identity

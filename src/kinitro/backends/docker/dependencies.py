@@ -7,7 +7,6 @@ is a volume, kept by the digest of image and requirements, that policies get rea
 import contextlib
 import fcntl
 import hashlib
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,22 +17,12 @@ from kinitro.backends.base import LaunchSpec, Limits, Role
 from kinitro.backends.docker.container import hardened
 from kinitro.backends.docker.engine import Engine
 from kinitro.backends.docker.settings import HOME_LABEL, DockerSettings
-from kinitro.errors import InfrastructureError, PolicyError
+from kinitro.backends.wheels import MAX_BYTES, PIP_OPTIONS, TIMEOUT_S, failure, too_large, too_slow
 
 FOLDER = "/deps"
-MAX_BYTES = 6 * 2**30
-TIMEOUT_S = 240.0
 _KEPT = 20
 _LOOK_S = 1.0
-_LAST_LINES = 8
-_NO_NETWORK = re.compile(
-    r"NewConnectionError|Temporary failure in name resolution|ReadTimeout|ConnectTimeout|Connection (?:reset|refused)|"
-    r"SSLError|HTTP error 5\d\d|No space left"
-)
-_PIP = (
-    "pip install --no-cache-dir --no-input --disable-pip-version-check --no-deps --no-compile --only-binary :all: "
-    f"--require-hashes --target {FOLDER} -r /dev/stdin <<'END'\n"
-)
+_PIP = f"pip install {' '.join(PIP_OPTIONS)} --target {FOLDER} -r /dev/stdin <<'END'\n"
 
 
 @dataclass(frozen=True)
@@ -127,9 +116,9 @@ def _watch(container: Any) -> None:  # the SDK's
         if container.status != "running":
             return
         if time.monotonic() > end:
-            raise _refusal(f"installing them takes more than {TIMEOUT_S:g} s")
+            raise too_slow()
         if _size(container) > MAX_BYTES:
-            raise _refusal(f"they take more than {MAX_BYTES / 2**30:g} GiB")
+            raise too_large()
 
 
 def _size(container: Any) -> int:  # the SDK's
@@ -142,26 +131,7 @@ def _size(container: Any) -> int:  # the SDK's
 
 def _raise_unless_installed(container: Any) -> None:  # the SDK's
     if int(container.wait()["StatusCode"]) != 0:
-        raise _failure(container.logs(tail=60).decode(errors="replace"))
-
-
-def _failure(output: str) -> PolicyError | InfrastructureError:
-    last = "\n".join(output.strip().splitlines()[-_LAST_LINES:])
-    if _NO_NETWORK.search(output):
-        return InfrastructureError(
-            f"The package index can't be reached from a container:\n{last}",
-            code="requirements_network",
-            advice="Try `docker run --rm python:3.11-slim-bookworm pip download numpy` on this machine.",
-        )
-    return _refusal(f"pip can't install them:\n{last}")
-
-
-def _refusal(problem: str) -> PolicyError:
-    return PolicyError(
-        f"requirements.txt: {problem}",
-        code="requirements_failed",
-        advice="Only wheels for Python 3.11 on x86-64 Linux are taken: `kinitro miner check PATH --lock` finds them.",
-    )
+        raise failure(container.logs(tail=60).decode(errors="replace"))
 
 
 @contextlib.contextmanager

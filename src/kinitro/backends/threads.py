@@ -31,5 +31,5 @@ async def in_daemon_thread(call: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(settle, result, failure)
 
-    threading.Thread(target=work, daemon=True, name="hub").start()
+    threading.Thread(target=work, daemon=True, name="sdk").start()
     return await future

@@ -1,0 +1,300 @@
+# ruff: noqa: ASYNC210 - a few calls of a local server
+"""What a policy's pod does and what it keeps to itself."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import venv
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from kinitro.backends.base import LaunchSpec, Limits, Role, Running, Source
+from kinitro.backends.basilica import BasilicaBackend
+from kinitro.backends.basilica.protocol import CONFIG_VARIABLE, SECRET_VARIABLE, STATE_PATH, TOKEN_VARIABLE, PodConfig
+from kinitro.deployments.hub import HuggingFaceHub
+from kinitro.deployments.manager import until_ready
+from kinitro.deployments.pod import pod_program
+from kinitro.deployments.trees import full_digest
+from kinitro.errors import InfrastructureError, PolicyError
+from kinitro.policy.client import PolicyClient
+from kinitro.testing.hub import HubFault
+
+from .conftest import READ_TOKEN, changed
+
+COMMAND = ("python", "server.py", "--host", "{host}", "--port", "{port}")
+
+
+async def spec_of(ref, tmp_path: Path, **changes) -> LaunchSpec:
+    """What the executor asks for, after it has fetched the snapshot itself."""
+    folder = tmp_path / f"seen-{ref.revision}"
+    folder.mkdir()
+    await HuggingFaceHub(SecretStr(READ_TOKEN)).fetch(ref, folder)
+    source = Source(ref.repo, ref.revision, full_digest(folder))
+    chosen = {"limits": Limits(memory_bytes=4 * 2**30, cpus=1.5), "source": source} | changes
+    return LaunchSpec(f"The policy {ref.repo}", Role.POLICY, COMMAND, folder, **chosen)
+
+
+@pytest.fixture
+async def backend(settings, model_hub):
+    with_hub = changed(settings, hub=os.environ["HF_ENDPOINT"], hub_token=SecretStr(READ_TOKEN))
+    async with BasilicaBackend(with_hub) as backend:
+        yield backend
+
+
+def text_of(running: Running) -> str:
+    """What the policy answers to GET /health."""
+    answer = httpx.get(f"{running.url}/health", headers={"Authorization": str(running.authorization)}, timeout=10)
+    return answer.text
+
+
+async def test_a_deployment_has_what_the_settings_ask_for(backend, basilica, upload, tmp_path) -> None:
+    running = await backend.launch(await spec_of(upload(), tmp_path))
+    (pod,) = basilica.every
+    assert pod.asked["resources"] == {"cpu": "1500m", "memory": "4096Mi"}
+    assert pod.asked["port"] == 8000
+    assert pod.asked["ttlSeconds"] == 1920
+    assert len(pod.name) <= 63
+    assert pod.name.replace("-", "").isalnum()
+    assert (await until_ready(running, 20)).model_loaded
+
+
+async def test_a_gpu_is_asked_for_with_its_memory(settings, basilica, tmp_path) -> None:
+    async with BasilicaBackend(changed(settings, min_gpu_memory_gb=24)) as backend:
+        (tmp_path / "server.py").write_text("import time; time.sleep(60)")
+        await backend.launch(LaunchSpec("gpu", Role.POLICY, COMMAND, tmp_path / ".", limits=Limits(gpus=1)))
+    assert basilica.every[0].asked["resources"]["gpus"] == {"count": 1, "model": [], "minGpuMemoryGb": 24}
+
+
+async def test_only_who_has_the_secret_is_answered_and_the_policy_never_sees_it(backend, upload, tmp_path) -> None:
+    behaviour = """
+        parse = BaseHTTPRequestHandler.parse_request
+        def noting(handler):
+            done = parse(handler)
+            HEALTH["headers"] = dict(handler.headers)
+            return done
+        BaseHTTPRequestHandler.parse_request = noting
+    """
+    running = await backend.launch(await spec_of(upload(behaviour), tmp_path))
+    await until_ready(running, 20)
+    secret = str(running.authorization)
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": secret + "x"}):
+        for path in ("/health", STATE_PATH):
+            assert httpx.get(running.url + path, headers=headers).status_code == 401
+    assert secret.removeprefix("Bearer ") not in text_of(running)
+    other = await backend.launch(await spec_of(upload("", "other"), tmp_path))
+    assert other.authorization != secret
+    assert httpx.get(f"{other.url}/health", headers={"Authorization": secret}).status_code == 401
+
+
+TELLS = """
+import pathlib
+
+def tell():
+    me, parent = os.getpid(), os.getppid()
+    found = {"environment": dict(os.environ), "headers": []}
+    for name in ("environ", "cmdline"):
+        try:
+            found["parent-" + name] = pathlib.Path(f"/proc/{parent}/{name}").read_bytes().decode(errors="replace")
+        except OSError as error:
+            found["parent-" + name] = type(error).__name__
+    return found
+
+HEALTH["told"] = tell()
+"""
+
+
+async def test_the_token_downloads_a_private_repo_and_is_gone_before_the_policy_runs(
+    backend, basilica, model_hub, upload, tmp_path
+) -> None:
+    running = await backend.launch(await spec_of(upload(TELLS, private=True), tmp_path))
+    await until_ready(running, 20)
+    (pod,) = basilica.every
+    assert pod.asked["env"][TOKEN_VARIABLE] == READ_TOKEN, "the pod does get it"
+    told = text_of(running)
+    assert READ_TOKEN not in told
+    assert str(running.authorization).removeprefix("Bearer ") not in json.dumps(json.loads(told)["told"]["environment"])
+    pid = int(pod.running.identity.partition("@")[0])
+    for process in descendants(pid):
+        assert READ_TOKEN.encode() not in memory_of(process), (
+            "nor is it left anywhere in the front's or policy's memory"
+        )
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and what it started."""
+    every = {int(entry.name): entry for entry in Path("/proc").glob("[0-9]*")}
+    found = [pid]
+    for one in found:
+        for other, entry in every.items():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == one:
+                found.append(other)
+    return found
+
+
+def memory_of(pid: int) -> bytes:
+    """All that a process can write, and its environment."""
+    found = [Path(f"/proc/{pid}/environ").read_bytes()]
+    with Path(f"/proc/{pid}/mem").open("rb", 0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            place, rights, *_ = line.split()
+            begin, end = (int(part, 16) for part in place.split("-"))
+            if rights.startswith("rw"):
+                try:
+                    memory.seek(begin)
+                    found.append(memory.read(end - begin))
+                except (OSError, ValueError, OverflowError):
+                    continue
+    return b"".join(found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pods are Linux containers")
+def test_a_policy_can_read_neither_the_fronts_environment_nor_its_memory(tmp_path) -> None:
+    """As in the runner image: an ordinary user, for whom the front's memory would be open otherwise."""
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent.stat().st_uid == os.getuid() and str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    folder = tmp_path / "policy"
+    folder.mkdir()
+    source = """
+        import os, sys
+        for name in ("environ", "mem"):
+            try:
+                open(f"/proc/{os.getppid()}/{name}", "rb").read(1)
+                print(name, "READ", flush=True)
+            except OSError as error:
+                print(name, type(error).__name__, flush=True)
+        import time; time.sleep(60)
+    """
+    (folder / "server.py").write_text(textwrap.dedent(source))
+    archive = tmp_path / "pod.pyz"
+    archive.write_bytes(pod_program(folder))
+    archive.chmod(0o644)
+    config = PodConfig(command=("/usr/bin/python3", "server.py"))
+    lowered = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.getuid() == 0 else ()
+    with (tmp_path / "output").open("w") as output:
+        pod = subprocess.Popen(
+            [*lowered, "/usr/bin/python3", "-I", str(archive)],
+            env={"PATH": os.environ["PATH"], "PORT": "0", CONFIG_VARIABLE: config.text(), SECRET_VARIABLE: "s"},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        end = time.monotonic() + 20
+        while (said := (tmp_path / "output").read_text()).count("\n") < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        pod.terminate()
+        pod.wait(10)
+    assert said.splitlines() == ["environ PermissionError", "mem PermissionError"]
+
+
+async def test_other_files_than_the_executor_has_seen_are_never_run(backend, upload, tmp_path) -> None:
+    spec = await spec_of(upload(), tmp_path)
+    other = Source(spec.source.repo, spec.source.revision, "0" * 64)
+    with pytest.raises(InfrastructureError, match="other files") as caught:
+        await backend.launch(changed(spec, source=other))
+    assert caught.value.code == "snapshot_differs"
+
+
+async def test_a_hub_that_fails_the_pod_is_our_fault_and_leaves_no_deployment(
+    backend, basilica, model_hub, upload, tmp_path
+) -> None:
+    spec = await spec_of(upload(), tmp_path)
+    model_hub.faults.append(HubFault(403, "/resolve/"))
+    with pytest.raises(InfrastructureError, match="403") as caught:
+        await backend.launch(spec)
+    assert caught.value.code == "hub_refused"
+    assert basilica.alive == {}
+
+
+async def test_passing_trouble_of_the_hub_is_waited_out(backend, model_hub, upload, tmp_path) -> None:
+    spec = await spec_of(upload(), tmp_path)
+    model_hub.faults.append(HubFault(503, "/resolve/", times=1))
+    await until_ready(await backend.launch(spec), 20)
+
+
+def wheel(folder: Path) -> tuple[Path, str]:
+    """A package `told_you` and its digest."""
+    path = folder / "told_you-1.0-py3-none-any.whl"
+    record = "told_you.py,,\ntold_you-1.0.dist-info/METADATA,,\ntold_you-1.0.dist-info/WHEEL,,\n"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("told_you.py", "WORD = 'from a wheel'\n")
+        packed.writestr("told_you-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: told-you\nVersion: 1.0\n")
+        packed.writestr(
+            "told_you-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        packed.writestr("told_you-1.0.dist-info/RECORD", record)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("right", [True, False])
+async def test_a_policys_packages_are_installed_by_their_hashes(
+    right, backend, basilica, upload, tmp_path, tmp_path_factory
+) -> None:
+    # The environment of these tests has no pip; the runner image has.
+    image = tmp_path_factory.mktemp("image")
+    venv.create(image, with_pip=True, symlinks=True)
+    _, digest = wheel(tmp_path)
+    basilica.environment |= {"PATH": f"{image}/bin:{os.environ['PATH']}"}
+    basilica.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    line = f"told-you==1.0 --hash=sha256:{digest if right else 'a' * 64}\n"
+    behaviour = "import told_you\nHEALTH['word'] = told_you.WORD\n"
+    spec = await spec_of(upload(behaviour, requirements__txt=line.encode()), tmp_path)
+    if right:
+        running = await backend.launch(spec)
+        await until_ready(running, 20)
+        assert "from a wheel" in text_of(running)
+    else:
+        with pytest.raises(PolicyError, match="pip can't install them") as caught:
+            await backend.launch(spec)
+        assert caught.value.code == "requirements_failed"
+
+
+async def test_a_request_that_comes_twice_is_done_once(backend, upload, tmp_path) -> None:
+    counts = "calls = []\ndef reset(task):\n    calls.append(1)\n    HEALTH['calls'] = len(calls)\n"
+    running = await backend.launch(await spec_of(upload(counts), tmp_path))
+    await until_ready(running, 20)
+    headers = {"Authorization": str(running.authorization), "Idempotency-Key": "one"}
+    body = {"task_config": {}}
+    first = httpx.post(f"{running.url}/reset", headers=headers, json=body)
+    second = httpx.post(f"{running.url}/reset", headers=headers, json=body)
+    assert first.status_code == 200
+    assert first.json() == second.json()
+    httpx.post(f"{running.url}/reset", headers=headers | {"Idempotency-Key": "two"}, json=body)
+    assert json.loads(text_of(running))["calls"] == 2
+
+
+async def test_a_reply_beyond_the_limit_is_still_seen_as_too_large(backend, upload, tmp_path) -> None:
+    behaviour = "HEALTH['model_loaded'] = 'x' * (3 * 1024 * 1024)\n"
+    running = await backend.launch(await spec_of(upload(behaviour), tmp_path))
+    async with PolicyClient(running.url, authorization=running.authorization) as client:
+        code = "http_error"
+        while code == "http_error":  # it is not up yet
+            try:
+                await client.health()
+            except PolicyError as error:
+                code = error.code
+    assert code == "oversized_reply"
+
+
+async def test_a_container_that_was_started_again_counts_as_the_policys_own_end(backend, upload, tmp_path) -> None:
+    running = await backend.launch(await spec_of(upload(), tmp_path))
+    await until_ready(running, 20)
+    before = running.identity
+    assert await running.exit_code() is None
+    running._boot = "of another start"
+    assert await running.exit_code() == 137
+    assert running.identity != before
