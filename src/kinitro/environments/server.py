@@ -79,14 +79,14 @@ class Catalogue:
 
 @dataclass
 class EnvironmentCache:
-    """Built environments, the least recently used closed first. With and without images are two."""
+    """Built environments, the least recently used closed first. With and without images or depth are two."""
 
     build: Callable[[EnvironmentSpec, EnvironmentOptions], Environment]
-    _built: OrderedDict[tuple[str, bool], Environment] = field(default_factory=OrderedDict)
+    _built: OrderedDict[tuple[str, bool, bool], Environment] = field(default_factory=OrderedDict)
 
     def get(self, spec: EnvironmentSpec, options: EnvironmentOptions) -> Environment:
         """The environment, built when it is not kept."""
-        key = (spec.env_id, options.images)
+        key = (spec.env_id, options.images, options.depth)
         if key not in self._built:
             while len(self._built) >= KEPT_ENVIRONMENTS:
                 self._built.popitem(last=False)[1].close()
@@ -174,8 +174,9 @@ class EvaluationService:
             async with policy:
                 health = await self._policy_health(policy)
                 health_s = policy.last_wait.seconds
+                images = request.use_images and health.needs_images
                 options = EnvironmentOptions(
-                    images=request.use_images and health.needs_images, randomisation=self._randomisation
+                    images=images, depth=images and health.needs_depth, randomisation=self._randomisation
                 )
                 environment = self._environments.get(spec, options)
                 outcome = await run_episode(environment, policy, _episode(spec, request), monitor=self._monitor)

@@ -1,4 +1,4 @@
-"""What stands, lies and hangs in the rooms of a house. Nothing overlaps, doors stay free, everything fits its support."""
+"""What stands, lies and hangs in the rooms of a house. Nothing overlaps, doors stay free, all fits its support."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +72,7 @@ _ALWAYS: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Item:
-    """One object in the house. `base_m` is the height of its underside; `support` is what it stands on, if furniture."""
+    """One object. `base_m` is the height of its underside; `support` is the furniture that it stands on, if any."""
 
     id: str
     asset: Asset
@@ -134,8 +134,7 @@ class Furnisher:
 
     def furnish(self) -> bool:
         """Everything; False when something needed finds no place."""
-        placed = all([self._furnish_room(room) for room in self.plan.rooms])
-        if not placed:
+        if not all(self._furnish_room(room) for room in self.plan.rooms):
             return False
         for item in list(self.floor):
             if item.asset.surface:
@@ -146,7 +145,7 @@ class Furnisher:
     # Floor
 
     def _furnish_room(self, room: Room) -> bool:
-        return all([self._fulfil(room, wish) or not wish.needed for wish in _WISHES[room.room_type]])
+        return all(self._fulfil(room, wish) or not wish.needed for wish in _WISHES[room.room_type])
 
     def _fulfil(self, room: Room, wish: Wish) -> bool:
         object_type = self.draws.pick(wish.types)
@@ -235,6 +234,13 @@ class Furnisher:
             return None
         x = self.draws.between(top.x0 + width / 2, top.x1 - width / 2)
         z = self.draws.between(top.z0 + depth / 2, top.z1 - depth / 2)
+        if Ability.PICK_UP not in asset.abilities:
+            x, z = {
+                0: (x, top.z0 + depth / 2),
+                90: (top.x0 + width / 2, z),
+                180: (x, top.z1 - depth / 2),
+                270: (top.x1 - width / 2, z),
+            }[support.rotation]
         item = Item(
             f"{asset.object_type}|{support.id.replace('|', '-')}|{len(self.small)}",
             asset,
