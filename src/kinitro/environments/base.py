@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from kinitro.policy.messages import Action, Observation
+
+STAND_IN_SUFFIX: Final = "+standin"
+"""Ends the version of an environment whose simulator is a stand-in for tests. No cycle with one pays anybody."""
 
 
 class Randomisation(StrEnum):

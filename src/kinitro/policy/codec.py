@@ -49,7 +49,7 @@ class WireFormat(StrEnum):
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """The channels an environment takes: continuous ones with their lengths, discrete ones with their counts of values."""
+    """The channels an environment takes: continuous ones with their lengths, discrete ones with their counts."""
 
     continuous: Mapping[str, int]
     discrete: Mapping[str, int] = field(default_factory=dict)

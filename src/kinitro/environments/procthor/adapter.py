@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from kinitro.environments.base import Environment, EnvironmentOptions, EnvironmentSpec, EpisodeFacts, Step
+from kinitro.environments.base import (
+    STAND_IN_SUFFIX,
+    Environment,
+    EnvironmentOptions,
+    EnvironmentSpec,
+    EpisodeFacts,
+    Step,
+)
 from kinitro.environments.procthor.actions import calls
 from kinitro.environments.procthor.experts import Expert
 from kinitro.environments.procthor.houses import AGENT_HEIGHT_M, digest
@@ -19,7 +26,6 @@ from kinitro.policy.messages import Action, Image, Observation
 
 # Any in this file: AI2-THOR's metadata.
 
-STAND_IN_SUFFIX: Final = "+standin"
 _INITIALIZATION: Final[Mapping[str, Any]] = {
     "agentMode": "default",
     "gridSize": STEP_M,
@@ -33,6 +39,7 @@ _UNDO: Final[Mapping[TaskType, str]] = {
     TaskType.TOGGLE_ON: "ToggleObjectOff",
     TaskType.TOGGLE_OFF: "ToggleObjectOn",
 }
+_UPRIGHT: Final[Mapping[str, Any]] = {"rotation": {"x": 0, "y": 0, "z": 0}, "horizon": 0, "standing": True}
 _STATE: Final = ("isOpen", "isToggled", "isPickedUp", "isBroken")
 
 
@@ -96,7 +103,11 @@ class ProcThorEnvironment(Environment):
         agent = self.metadata["agent"]
         objects = sorted(self.metadata["objects"], key=lambda found: str(found["objectId"]))
         document = {
-            "agent": [*_numbers(agent["position"]), *_numbers(agent["rotation"]), round(agent["cameraHorizon"], 3) + 0.0],
+            "agent": [
+                *_numbers(agent["position"]),
+                *_numbers(agent["rotation"]),
+                round(agent["cameraHorizon"], 3) + 0.0,
+            ],
             "objects": [
                 [
                     found["objectId"],
@@ -126,6 +137,15 @@ class ProcThorEnvironment(Environment):
             raise EnvironmentFault("There is no picture: this environment was made without images.", code="no_images")
         return self._now.rgb
 
+    def stands_at(self, x: float, z: float) -> bool:
+        """Moves the agent there, for the checklist alone, and says whether it fits."""
+        pose = {"x": x, "y": AGENT_HEIGHT_M, "z": z}
+        return self._started().step("TeleportFull", position=pose, **_UPRIGHT).ok
+
+    def player_id(self) -> int:
+        """The player's process id."""
+        return self._started().player_id
+
     def close(self) -> None:
         """Ends the player."""
         if self._simulator is not None:
@@ -147,9 +167,7 @@ class ProcThorEnvironment(Environment):
         frame = simulator.must(
             "TeleportFull",
             position={"x": start.x, "y": AGENT_HEIGHT_M, "z": start.z},
-            rotation={"x": 0, "y": start.heading_deg, "z": 0},
-            horizon=0,
-            standing=True,
+            **(_UPRIGHT | {"rotation": {"x": 0, "y": start.heading_deg, "z": 0}}),
         )
         if success(task.goal, frame.metadata["objects"]) and task.goal.task_type in _UNDO:
             # The house says how things stand; should the player not have heeded it, we tell it so.

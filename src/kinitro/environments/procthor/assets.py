@@ -125,8 +125,8 @@ SMALL: Final = (
 """What stands on a surface."""
 
 WALL: Final = _of(
-    "Painting", "painting", ("Wall_Decor_Painting_3", 0.806, 0.613, 0.019), ("Wall_Decor_Painting_9", 0.458, 0.608, 0.019),
-    ("Wall_Decor_Painting_2V", 0.597, 0.717, 0.032),
+    "Painting", "painting", ("Wall_Decor_Painting_3", 0.806, 0.613, 0.019),
+    ("Wall_Decor_Painting_9", 0.458, 0.608, 0.019), ("Wall_Decor_Painting_2V", 0.597, 0.717, 0.032),
 )  # fmt: skip
 WINDOWS: Final = _of(
     "Window", "window", ("Window_Fixed_36x48", 0.915, 1.219, 0.078), ("Window_Slider_48x36", 1.223, 0.914, 0.087)

@@ -63,7 +63,8 @@ class Watchdog:
             if asked:
                 self.end(STOPPED)
             if self.player is not None and self.player.poll() is not None:
-                print(f"AI2-THOR's player exited with code {self.player.returncode}.", file=sys.stderr, flush=True)
+                sys.stderr.write(f"AI2-THOR's player exited with code {self.player.returncode}.\n")
+                sys.stderr.flush()
                 self.end(PLAYER_EXITED)
 
     def end(self, code: int) -> NoReturn:
@@ -126,7 +127,9 @@ def _start_display() -> "subprocess.Popen[bytes] | None":
     if command is None:
         return None
     reader, writer = os.pipe()
-    process = subprocess.Popen([part.format(fd=writer) for part in command], pass_fds=(writer,), stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [part.format(fd=writer) for part in command], pass_fds=(writer,), stdin=subprocess.DEVNULL
+    )
     os.close(writer)
     with os.fdopen(reader) as told:
         os.environ["DISPLAY"] = f":{told.readline().strip()}"
@@ -134,7 +137,9 @@ def _start_display() -> "subprocess.Popen[bytes] | None":
 
 
 def _serve(connection: socket, controller: Controller) -> None:
-    channel.send(connection, _answer(controller.last_event))
+    first = _answer(controller.last_event)
+    first["metadata"]["playerId"] = controller.unity_pid
+    channel.send(connection, first)
     while (request := channel.receive(connection)) is not None:
         try:
             event = controller.reset(request["house"]) if "house" in request else controller.step(request["action"])

@@ -1,4 +1,4 @@
-"""A scripted expert for the six tasks. It knows the house and reads AI2-THOR's metadata, but acts through our channels."""
+"""A scripted expert for the six tasks: it knows the house and reads AI2-THOR's metadata, but acts by our channels."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,12 @@ _PLACES: Final = 10
 _AIMS: Final = 6
 _EDGE: Final = 0.04
 _DOWN_LIMITS_DEG: Final = (-30.0, 60.0)
-_MOVES: Final[Mapping[tuple[int, int], Nav]] = {(0, 1): Nav.AHEAD, (0, -1): Nav.BACK, (-1, 0): Nav.LEFT, (1, 0): Nav.RIGHT}
+_MOVES: Final[Mapping[tuple[int, int], Nav]] = {
+    (0, 1): Nav.AHEAD,
+    (0, -1): Nav.BACK,
+    (-1, 0): Nav.LEFT,
+    (1, 0): Nav.RIGHT,
+}
 _VERBS: Final[Mapping[TaskType, Interact]] = {
     TaskType.PICKUP: Interact.PICK_UP,
     TaskType.PLACE: Interact.PICK_UP,
@@ -37,9 +42,7 @@ _VERBS: Final[Mapping[TaskType, Interact]] = {
 class Expert:
     """Called once a step, it gives the next action; `obeyed` says what became of the one before."""
 
-    def __init__(
-        self, task: Task, metadata: Callable[[], Mapping[str, Any]], obeyed: Callable[[], bool]
-    ) -> None:
+    def __init__(self, task: Task, metadata: Callable[[], Mapping[str, Any]], obeyed: Callable[[], bool]) -> None:
         self._task = task
         self._metadata = metadata
         self._obeyed = obeyed

@@ -47,7 +47,7 @@ class Rect:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """x and z."""
+        """Its middle: x and z."""
         return (self.x0 + self.x1) / 2, (self.z0 + self.z1) / 2
 
     def grown(self, margin: float) -> "Rect":
@@ -256,9 +256,8 @@ def _doors(draws: Draws, rooms: tuple[Room, ...], walls: tuple[WallPiece, ...]) 
     """
     needed = DOORFRAME.size_m[0] + 2 * _DOOR_MARGIN_M
     places = [wall for wall in walls if wall.beyond and wall.runs_upward and wall.length >= needed]
-    joined, doors = {rooms[0].number}, []
-    for wall in _outward(draws.shuffled(places), joined):
-        doors.append(_opening(draws, wall, DOORFRAME.size_m[0]))
+    joined = {rooms[0].number}
+    doors = [_opening(draws, wall, DOORFRAME.size_m[0]) for wall in _outward(draws.shuffled(places), joined)]
     if len(joined) < len(rooms):
         return None
     extra = [wall for wall in places if all(door.wall is not wall for door in doors) and draws.chance(0.4)]

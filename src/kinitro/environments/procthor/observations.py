@@ -23,7 +23,7 @@ _DECIMALS: Final = 6
 
 def observe(frame: Frame, before: Frame, instruction: str, *, succeeded: bool) -> Observation:
     """What the policy gets. `before` is the frame of the step before; `succeeded` whether all commands were obeyed."""
-    extra = {"instruction": instruction, "last_action_success": float(succeeded)}
+    extra: dict[str, str | float] = {"instruction": instruction, "last_action_success": float(succeeded)}
     proprio = sense(frame.metadata, before.metadata)
     if frame.rgb is None:
         return Observation(proprio=proprio, extra=extra)

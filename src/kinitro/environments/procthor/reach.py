@@ -77,7 +77,7 @@ def solid_parts(plan: FloorPlan, wall: WallPiece) -> list[Rect]:
 
 
 def _grid(low: float, high: float) -> NDArray[np.float64]:
-    return np.arange(round(low / GRID_M), round(high / GRID_M) + 1) * GRID_M
+    return np.arange(round(low / GRID_M), round(high / GRID_M) + 1, dtype=np.float64) * GRID_M
 
 
 def _distance(place: Place, rect: Rect) -> float:

@@ -24,7 +24,16 @@ from kinitro.errors import EnvironmentFault
 
 # Any in this file: AI2-THOR's metadata and actions.
 
-_PASSED_ON: Final = ("PATH", "PYTHONPATH", "LANG", "DISPLAY", "XAUTHORITY", "LD_LIBRARY_PATH", "VK_ICD_FILENAMES", "TMPDIR")
+_PASSED_ON: Final = (
+    "PATH",
+    "PYTHONPATH",
+    "LANG",
+    "DISPLAY",
+    "XAUTHORITY",
+    "LD_LIBRARY_PATH",
+    "VK_ICD_FILENAMES",
+    "TMPDIR",
+)
 """What the Controller and its player get of our environment. Not CUDA_VISIBLE_DEVICES: the Controller then looks for a
 Vulkan device by nvidia-smi."""
 _LOG_BYTES: Final = 1500
@@ -94,6 +103,8 @@ class Simulator:
                 start_new_session=True,
             )
         first = self._receive(launch.start_timeout_s, "start")
+        self.player_id = int(first.metadata["playerId"])
+        """The player's process id."""
         if bool(first.metadata.get("standIn")) and not launch.stand_in:
             self.close()
             raise EnvironmentFault(
@@ -137,7 +148,10 @@ class Simulator:
 
     def _checked(self, frame: Frame) -> Frame:
         if not frame.ok:
-            raise self._fault("player_refused", f"AI2-THOR refuses {frame.metadata.get('lastAction')}: {frame.metadata.get('errorMessage')}")
+            raise self._fault(
+                "player_refused",
+                f"AI2-THOR refuses {frame.metadata.get('lastAction')}: {frame.metadata.get('errorMessage')}",
+            )
         return frame
 
     def _call(self, request: dict[str, Any], name: str) -> Frame:

@@ -40,7 +40,7 @@ class TaskType(StrEnum):
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to be done, with which object, and where to (PLACE alone). Ids are AI2-THOR's; policies never see them."""
+    """What is to be done, with which object, and where to (PLACE alone). Policies never see these ids."""
 
     task_type: TaskType
     target: str
@@ -65,23 +65,19 @@ class Task:
 
 
 def success(goal: Goal, objects: Objects) -> bool:
-    """Whether the goal holds now. False when the object is gone (an egg that broke, a mug that was sliced)."""
+    """Whether the goal holds now. False when the object is gone (sliced into others, say)."""
     found = _find(objects, goal.target)
-    if found is None:
-        return False
-    match goal.task_type:
-        case TaskType.PICKUP:
-            return bool(found["isPickedUp"])
-        case TaskType.PLACE:
-            return not found["isPickedUp"] and goal.receptacle in (found["parentReceptacles"] or ())
-        case TaskType.OPEN:
-            return bool(found["isOpen"])
-        case TaskType.CLOSE:
-            return not found["isOpen"]
-        case TaskType.TOGGLE_ON:
-            return bool(found["isToggled"])
-        case TaskType.TOGGLE_OFF:
-            return not found["isToggled"]
+    return found is not None and _DONE[goal.task_type](found, goal.receptacle)
+
+
+_DONE: Final[Mapping[TaskType, Callable[[Mapping[str, Any], str | None], bool]]] = {
+    TaskType.PICKUP: lambda found, _: bool(found["isPickedUp"]),
+    TaskType.PLACE: lambda found, place: not found["isPickedUp"] and place in (found["parentReceptacles"] or ()),
+    TaskType.OPEN: lambda found, _: bool(found["isOpen"]),
+    TaskType.CLOSE: lambda found, _: not found["isOpen"],
+    TaskType.TOGGLE_ON: lambda found, _: bool(found["isToggled"]),
+    TaskType.TOGGLE_OFF: lambda found, _: not found["isToggled"],
+}
 
 
 def obstacle(goal: Goal, objects: Objects) -> str | None:

@@ -58,17 +58,18 @@ class Boxes:
         """For each direction (m, 3) the index of the first box that it enters, -1 for none, and the distance."""
         if not len(self.low):
             return np.full(len(directions), -1), np.full(len(directions), np.inf)
-        safe = np.where(np.abs(directions) < 1e-9, 1e-9, directions)
-        near = np.full(len(directions), -np.inf)[None, :]
-        far = np.full(len(directions), np.inf)[None, :]
+        inverse = (1.0 / np.where(np.abs(directions) < 1e-9, 1e-9, directions)).astype(np.float32)
+        low, high = (self.low - origin).astype(np.float32), (self.high - origin).astype(np.float32)
+        near = np.full((1, len(directions)), -np.inf, dtype=np.float32)
+        far = np.full((1, len(directions)), np.inf, dtype=np.float32)
         for axis in range(3):
-            first = (self.low[:, axis, None] - origin[axis]) / safe[None, :, axis]
-            second = (self.high[:, axis, None] - origin[axis]) / safe[None, :, axis]
+            first = low[:, axis, None] * inverse[None, :, axis]
+            second = high[:, axis, None] * inverse[None, :, axis]
             near = np.maximum(near, np.minimum(first, second))
             far = np.minimum(far, np.maximum(first, second))
         distance = np.where((near <= far) & (far > 0) & (near > 1e-6), near, np.inf)
         first_box = np.argmin(distance, axis=0)
-        reached = distance[first_box, np.arange(len(directions))]
+        reached = distance[first_box, np.arange(len(directions))].astype(np.float64)
         return np.where(np.isfinite(reached), first_box, -1), reached
 
 
@@ -106,9 +107,7 @@ def read_walls(house: Mapping[str, Any]) -> Boxes:
             # The other face runs the other way.
             length = lengths[door["wall1"]]
             holes.setdefault(door["wall1"], []).append((length - high["x"], length - low["x"], high["y"]))
-    corners = [
-        box for wall in house["walls"] for box in _wall_boxes(wall["polygon"], holes.get(wall["id"], []))
-    ]
+    corners = [box for wall in house["walls"] for box in _wall_boxes(wall["polygon"], holes.get(wall["id"], []))]
     return Boxes(np.array([low for low, _ in corners]), np.array([high for _, high in corners]))
 
 

@@ -12,9 +12,11 @@ from kinitro.testing.procthor.world import AGENT_Y_M, CEILING_M, World
 # Any in this file: metadata, as JSON.
 
 Vector = NDArray[np.float64]
-_COARSE = 2
-"""Pictures are drawn at half their size: rays are what takes time."""
-_WALL, _FLOOR, _CEILING, _LIGHT = (np.array(shade) for shade in ((214, 206, 194), (150, 120, 92), (240, 240, 240), (255, 240, 130)))
+_COARSE = 3
+"""Pictures are drawn at a third of their size: rays are what takes time."""
+_WALL, _FLOOR, _CEILING, _LIGHT = (
+    np.array(shade) for shade in ((214, 206, 194), (150, 120, 92), (240, 240, 240), (255, 240, 130))
+)
 _MOVEABLE = ("DiningTable", "ArmChair", "CoffeeTable", "TVStand", "FloorLamp", "HousePlant", "Bed", "Dresser", "Desk",
              "GarbageCan", "Television", "DeskLamp", "Microwave", "CoffeeMachine", "Safe")  # fmt: skip
 
@@ -120,7 +122,9 @@ def _object(world: World, thing: Thing, *, seen: bool) -> dict[str, Any]:
 
 
 def _corners(low: Vector, high: Vector) -> list[list[float]]:
-    return [[float(x), float(y), float(z)] for x in (high[0], low[0]) for y in (high[1], low[1]) for z in (high[2], low[2])]
+    return [
+        [float(x), float(y), float(z)] for x in (high[0], low[0]) for y in (high[1], low[1]) for z in (high[2], low[2])
+    ]
 
 
 def draw(world: World, width: int, height: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -130,7 +134,9 @@ def draw(world: World, width: int, height: int) -> tuple[NDArray[np.uint8], NDAr
     rays = world.directions(across.ravel(), down.ravel())
     things, boxes = world.solid()
     index, distance = boxes.hits(world.eye, rays)
-    level = np.where(rays[:, 1] < 0, -world.eye[1], CEILING_M - world.eye[1]) / np.where(np.abs(rays[:, 1]) < 1e-9, 1e-9, rays[:, 1])
+    level = np.where(rays[:, 1] < 0, -world.eye[1], CEILING_M - world.eye[1]) / np.where(
+        np.abs(rays[:, 1]) < 1e-9, 1e-9, rays[:, 1]
+    )
     beyond = level < distance
     distance = np.minimum(distance, level)
     palette = np.array([_shade(thing) for thing in things] + [_WALL] * (len(boxes.low) - len(things)))

@@ -4,8 +4,8 @@ import shlex
 import sys
 from dataclasses import replace
 
-from kinitro.environments.base import Environment, EnvironmentOptions, EnvironmentSpec
-from kinitro.environments.procthor.adapter import STAND_IN_SUFFIX, ProcThorEnvironment
+from kinitro.environments.base import STAND_IN_SUFFIX, Environment, EnvironmentOptions, EnvironmentSpec
+from kinitro.environments.procthor.adapter import ProcThorEnvironment
 from kinitro.environments.procthor.launch import PlayerLaunch, ServerType
 from kinitro.environments.procthor.spec import specs
 
@@ -14,7 +14,13 @@ _PLAYER = f"{shlex.quote(sys.executable)} -P -m kinitro.testing.procthor.player"
 
 def stand_in_launch(server: ServerType = ServerType.FIFO, **changes: object) -> PlayerLaunch:
     """The stand-in as a player."""
-    chosen = {"server": server, "needs_display": False, "stand_in": True, "start_timeout_s": 30.0, "step_timeout_s": 20.0}
+    chosen = {
+        "server": server,
+        "needs_display": False,
+        "stand_in": True,
+        "start_timeout_s": 30.0,
+        "step_timeout_s": 20.0,
+    }
     return PlayerLaunch(_PLAYER, **(chosen | changes))  # type: ignore[arg-type] # a test's own changes
 
 

@@ -133,7 +133,8 @@ class Player:
 
 def log(text: str) -> None:
     """To the Controller's log of its player."""
-    print(f"STAND-IN for AI2-THOR, nothing here is evidence about it: {text}", flush=True)
+    sys.stdout.write(f"STAND-IN for AI2-THOR, nothing here is evidence about it: {text}\n")
+    sys.stdout.flush()
 
 
 # The two protocols

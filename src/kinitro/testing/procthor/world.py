@@ -134,7 +134,7 @@ class World:
         point = self.eye + distance[0] * self.directions(np.array([x]), np.array([y]))[0]
         if np.hypot(point[0] - self.x, point[2] - self.z) > self.reach_m:
             raise RefusedError(f"{things[index[0]].id} is too far away.")
-        return things[index[0]]
+        return things[int(index[0])]
 
     def visible(self) -> set[str]:
         """Ids of what the agent could act on now: in a coarse picture, and within reach."""
@@ -144,7 +144,9 @@ class World:
         rays = self.directions(across, down)
         index, distance = boxes.hits(self.eye, rays)
         flat = np.hypot(rays[:, 0], rays[:, 2]) * np.where(np.isfinite(distance), distance, 1e9)
-        return {things[each].id for each in np.unique(index[(index >= 0) & (flat <= self.reach_m)]) if each < len(things)}
+        return {
+            things[each].id for each in np.unique(index[(index >= 0) & (flat <= self.reach_m)]) if each < len(things)
+        }
 
     # Acting
 
