@@ -31,8 +31,9 @@ test-container: setup  ## Docker mode, with a real engine and the images (budget
 	@# The Docker SDK leaves its socket open when the engine dies under it, as one of these tests has it do.
 	$(call PYTEST,900) -W ignore::pytest.PytestUnraisableExceptionWarning tests/container
 
-images: setup  ## Build the images of Docker mode (TORCH_INDEX=none leaves torch out of the runner)
+images: setup  ## Build the images of Docker mode (TORCH_INDEX=none: no torch; UNITY=...: ProcTHOR too)
 	$(RUN) kinitro env build metaworld
+	$(if $(UNITY),$(RUN) kinitro env build procthor --unity $(UNITY))
 	$(RUN) kinitro env build miner $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 check: format lint types imports test  ## Everything CI checks

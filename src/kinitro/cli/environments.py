@@ -133,6 +133,14 @@ def build_image(
             show_default="PyTorch's CPU index",
         ),
     ] = None,
+    unity: Annotated[
+        str | None,
+        typer.Option(
+            "--unity",
+            help="procthor: AI2-THOR's Unity build: `download`, a folder, or `none` to leave it out.",
+            show_default="download",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the builder's every line.")] = False,
 ) -> None:
     """Build an image for Docker mode with affinetes."""
@@ -146,6 +154,7 @@ def build_image(
         tag=tag or DEFAULT_TAGS[image.value],
         base_image=base_image or DEFAULT_BASE_IMAGE,
         torch_index=torch_index,
+        unity=unity,
         no_cache=no_cache,
         push=push,
         registry=registry,

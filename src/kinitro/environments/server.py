@@ -376,7 +376,12 @@ def registry_catalogue() -> Catalogue:
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves this installation's environments until told to stop."""
+    serve(registry_catalogue())
+
+
+def serve(catalogue: Catalogue) -> None:
+    """Serves these environments until told to stop; the command line and the environment say how."""
     parser = argparse.ArgumentParser(description="Run episodes for an executor.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default %(default)s)")
@@ -397,9 +402,7 @@ def main() -> None:
     arguments = parser.parse_args()
     configure_logging()
     try:
-        app = build_app(
-            registry_catalogue(), os.environ.pop(SECRET_VARIABLE, ""), randomisation=arguments.randomisation
-        )
+        app = build_app(catalogue, os.environ.pop(SECRET_VARIABLE, ""), randomisation=arguments.randomisation)
     except ConfigurationError as error:
         parser.exit(1, f"{error}\n")
     config = uvicorn.Config(

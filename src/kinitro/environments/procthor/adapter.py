@@ -167,7 +167,7 @@ class ProcThorEnvironment(Environment):
         frame = simulator.must(
             "TeleportFull",
             position={"x": start.x, "y": AGENT_HEIGHT_M, "z": start.z},
-            **(_UPRIGHT | {"rotation": {"x": 0, "y": start.heading_deg, "z": 0}}),
+            **{**_UPRIGHT, "rotation": {"x": 0, "y": start.heading_deg, "z": 0}},
         )
         if success(task.goal, frame.metadata["objects"]) and task.goal.task_type in _UNDO:
             # The house says how things stand; should the player not have heeded it, we tell it so.

@@ -1,4 +1,4 @@
-"""What an operator's machine must show once before ProcTHOR is scored there: `kinitro env test procthor/v0 --unity PATH`.
+"""What an operator's machine must show once before ProcTHOR is scored there: `kinitro env test --unity`.
 
 Nothing of this can be shown without AI2-THOR's Unity build; where it is missing every line is skipped, none passed.
 """
