@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Final
 
 
@@ -165,6 +166,7 @@ GOES_ON: Final[dict[str, tuple[str, ...]]] = {
 """The surfaces that AI2-THOR's documentation lets each small object stand on, of those in our table."""
 
 
+@cache
 def assets_of(object_type: str) -> tuple[Asset, ...]:
     """Every variant of a type."""
     return tuple(asset for asset in (*FLOOR, *SMALL) if asset.object_type == object_type)

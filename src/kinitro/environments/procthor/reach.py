@@ -1,6 +1,6 @@
 """Where an agent can stand in a house, and get to from its start. Pure geometry on AI2-THOR's grid of 0.25 m."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import hypot
 from typing import Final
@@ -28,13 +28,19 @@ class Reach:
 
     def near(self, item: Item) -> list[Place]:
         """Places from which the item is within reach, nearest first, none across a wall."""
-        rect = (item.support or item).rect
-        found = [
-            (distance, place)
-            for place in self.places
-            if item.room.rect.holds_point(*place) and (distance := _distance(place, item.rect)) <= TOUCH_M
-        ]
-        return [place for _, place in sorted(found) if not rect.holds_point(*place)]
+        return [place for _, place in sorted((_distance(place, item.rect), place) for place in self._beside(item))]
+
+    def reaches(self, item: Item) -> bool:
+        """Whether there is such a place."""
+        return next(self._beside(item), None) is not None
+
+    def _beside(self, item: Item) -> Iterator[Place]:
+        room, window = item.room.rect, item.rect.grown(TOUCH_M)
+        low_x, high_x = max(room.x0, window.x0), min(room.x1, window.x1)
+        low_z, high_z = max(room.z0, window.z0), min(room.z1, window.z1)
+        for x, z in self.places:
+            if low_x <= x <= high_x and low_z <= z <= high_z and _distance((x, z), item.rect) <= TOUCH_M:
+                yield x, z
 
 
 def free_places(plan: FloorPlan, floor: Sequence[Item]) -> list[Place]:

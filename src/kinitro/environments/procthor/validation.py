@@ -24,10 +24,11 @@ def problems(house: "House") -> Iterator[str]:
 
 
 def _closed_rooms(house: "House") -> list[str]:
+    inner = {room.id: room.rect.grown(-0.2) for room in house.plan.rooms}
     return [
-        f"{room.id} can't be walked into."
-        for room in house.plan.rooms
-        if sum(room.rect.grown(-0.2).holds_point(*place) for place in house.reach.places) < _STANDING_ROOM
+        f"{name} can't be walked into."
+        for name, rect in inner.items()
+        if sum(rect.holds_point(x, z) for x, z in house.reach.places) < _STANDING_ROOM
     ]
 
 
@@ -35,7 +36,7 @@ def _out_of_reach(house: "House") -> list[str]:
     return [
         f"{item.id} can't be reached."
         for item in house.items
-        if (item.asset.abilities or item.asset.surface) and not house.reach.near(item)
+        if (item.asset.abilities or item.asset.surface) and not house.reach.reaches(item)
     ]
 
 
