@@ -25,7 +25,8 @@ def main() -> None:
     print(f"{count} houses with task, document and digest; processor time, one core")
     print(f"  mean {statistics.mean(ordered) * 1000:.1f} ms, median {statistics.median(ordered) * 1000:.1f} ms")
     print(
-        f"  99 % {ordered[int(0.99 * count)] * 1000:.1f} ms, worst {ordered[-1] * 1000:.1f} ms (budget {BUDGET_S * 1000:.0f})"
+        f"  99 % {ordered[int(0.99 * count)] * 1000:.1f} ms, "
+        f"worst {ordered[-1] * 1000:.1f} ms (budget {BUDGET_S * 1000:.0f})"
     )
     print(f"  over the budget: {sum(each > BUDGET_S for each in ordered)}")
     print("  rooms:", dict(sorted(rooms.items())))

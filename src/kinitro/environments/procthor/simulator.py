@@ -81,10 +81,10 @@ class Simulator:
     def __init__(self, launch: PlayerLaunch, view: View, initialization: Mapping[str, Any]) -> None:
         """Starts it. Raises `EnvironmentFault` (`player_start`), or `ConfigurationError` without a display."""
         self._launch = launch
-        self._scratch = Path(tempfile.mkdtemp(prefix="kinitro-thor-"))
         needs_display = launch.needs_display and not view.headless
         if needs_display:
             display_command(os.environ)
+        self._scratch = Path(tempfile.mkdtemp(prefix="kinitro-thor-"))
         ours, theirs = socket.socketpair()
         self._socket = ours
         settings = asdict(launch) | {

@@ -11,8 +11,8 @@ from typing import Any
 def scenes() -> tuple[tuple[dict[str, Any], ...], ...]:
     """The objects of each recorded scene."""
     found = find_spec("procthor")
-    assert found and found.submodule_search_locations, "the development group installs procthor==0.0.1.dev2"
-    file = Path(found.submodule_search_locations[0]) / "databases" / "ai2thor-object-metadata.json"
+    assert found is not None, "the development group installs procthor==0.0.1.dev2"
+    file = Path(next(iter(found.submodule_search_locations or ()))) / "databases" / "ai2thor-object-metadata.json"
     return tuple(tuple(scene) for group in json.loads(file.read_text()).values() for scene in group)
 
 

@@ -19,7 +19,8 @@ from kinitro.environments.procthor.validation import problems
 SEEDS = range(60)
 TASKS = [draw_task(seed) for seed in SEEDS]
 DIGESTS = (
-    "from kinitro.environments.procthor.houses import digest; from kinitro.environments.procthor.tasks import draw_task;"
+    "from kinitro.environments.procthor.houses import digest;"
+    "from kinitro.environments.procthor.tasks import draw_task;"
     "print([digest(draw_task(seed).document()) for seed in (3, 1, 2, 3)])"
 )
 
