@@ -15,9 +15,10 @@ from kinitro.environments.base import (
 )
 from kinitro.environments.procthor.actions import calls
 from kinitro.environments.procthor.experts import Expert
-from kinitro.environments.procthor.houses import AGENT_HEIGHT_M, digest
+from kinitro.environments.procthor.houses import digest
 from kinitro.environments.procthor.launch import PlayerLaunch
 from kinitro.environments.procthor.observations import observe
+from kinitro.environments.procthor.schema import AGENT_HEIGHT_M
 from kinitro.environments.procthor.simulator import Frame, Simulator, View
 from kinitro.environments.procthor.spec import FIELD_OF_VIEW_DEG, IMAGE_SIZE, STEP_M, TURN_DEG
 from kinitro.environments.procthor.tasks import Task, TaskType, draw_task, obstacle, success

@@ -1,13 +1,10 @@
 """What stands, lies and hangs in the rooms of a house. Nothing overlaps, doors stay free, all fits its support."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
 from kinitro.environments.procthor.assets import (
-    DOORFRAME,
-    FLOOR,
     GOES_ON,
     SMALL,
     WALL,
@@ -124,7 +121,7 @@ class WallItem:
 
 @dataclass
 class Furnisher:
-    """Fills the rooms of one plan. `None` from a method means that this draw does not fit; try another house."""
+    """Fills the rooms of one plan."""
 
     plan: FloorPlan
     draws: Draws
@@ -301,12 +298,3 @@ def _within_reach(item: Item, support: Item) -> bool:
     rect = support.rect
     front = {0: rect.z1 - item.z, 90: rect.x1 - item.x, 180: item.z - rect.z0, 270: item.x - rect.x0}[support.rotation]
     return front <= _REACH_M
-
-
-def furnished_types() -> Sequence[str]:
-    """Every type that a house may hold."""
-    return tuple(dict.fromkeys(asset.object_type for asset in _everything()))
-
-
-def _everything() -> Iterable[Asset]:
-    return (*FLOOR, *SMALL, *WALL, DOORFRAME)

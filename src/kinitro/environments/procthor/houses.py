@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kinitro.environments.procthor.draws import Draws
-from kinitro.environments.procthor.floorplan import CEILING_M, FloorPlan, draw_floor_plan
+from kinitro.environments.procthor.floorplan import FloorPlan, draw_floor_plan
 from kinitro.environments.procthor.furnishing import Furnisher, Item, WallItem
 from kinitro.environments.procthor.reach import Place, Reach, free_places, walk
 from kinitro.environments.procthor.schema import house_document
@@ -22,8 +22,6 @@ from kinitro.errors import EnvironmentFault
 
 _TRIES: Final = 200
 _STREAM: Final = 0x686F757365  # "house"
-AGENT_HEIGHT_M: Final = 0.95
-"""Where AI2-THOR wants an agent's middle to be put so that it stands on the floor."""
 
 
 @dataclass(frozen=True)
@@ -124,5 +122,3 @@ def _start(draws: Draws, plan: FloorPlan, free: list[Place]) -> AgentPose | None
 _SKYBOXES: Final = ("Sky1", "SkyAlbany", "SkyGarden", "SkyMountain", "SkyOakland", "SkySFDowntown")
 _FLOORS: Final = ("BedroomFloor1", "DarkWoodFloors", "GreyFloor", "OrangeWood", "MediumWoodSmooth", "ConcreteFloor")
 _WALLS: Final = ("Drywall", "DrywallBeige", "DrywallEggshell", "DrywallGreen", "DrywallOrange", "CreameDrywall")
-
-__all__ = ["AGENT_HEIGHT_M", "CEILING_M", "AgentPose", "House", "States", "digest", "draw_house"]

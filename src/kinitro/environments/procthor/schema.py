@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # Any in this file: JSON documents.
 
 SCHEMA: Final = "1.0.0"
+AGENT_HEIGHT_M: Final = 0.95
+"""Where AI2-THOR wants an agent's middle to be put so that it stands on the floor."""
 _LAYERS: Final = 4
 _CEILING: Final = "Drywall"
 _DECIMALS: Final = 4
@@ -40,7 +42,7 @@ def _vector(x: float, y: float, z: float) -> dict[str, float]:
 
 def _agent(house: "House") -> dict[str, Any]:
     return {
-        "position": _vector(house.start.x, 0.95, house.start.z),
+        "position": _vector(house.start.x, AGENT_HEIGHT_M, house.start.z),
         "rotation": _vector(0, house.start.heading_deg, 0),
         "horizon": 0,
         "standing": True,
