@@ -209,6 +209,7 @@ def test_health_has_the_contracts_defaults() -> None:
         ("max_concurrent_episodes", 0),
         ("max_concurrent_episodes", 1.5),
         ("formats", "json"),
+        ("needs_depth", 1),
         ("needs_images", "no"),
     ],
 )
