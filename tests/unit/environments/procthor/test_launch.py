@@ -1,5 +1,6 @@
 """Which player may be started, and what is said where none can be."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def build_at(folder: Path, name: str = "thor-Linux64-abc", content: bytes = b"\x
 def test_other_machines_than_x86_64_linux_are_refused_clearly(system, machine):
     with pytest.raises(ConfigurationError, match=rf"needs Linux on x86-64; this is {system} on {machine}"):
         check_machine(system, machine)
+
+
+def test_the_machine_is_looked_at_before_anything_else(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setitem(sys.modules, "ai2thor", None)
+    with pytest.raises(ConfigurationError, match="needs Linux on x86-64; this is Linux on aarch64"):
+        registry.build(registry.find("procthor/v0"), EnvironmentOptions())
 
 
 def test_x86_64_linux_is_fine():
