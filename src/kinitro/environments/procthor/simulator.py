@@ -81,6 +81,7 @@ class Simulator:
     def __init__(self, launch: PlayerLaunch, view: View, initialization: Mapping[str, Any]) -> None:
         """Starts it. Raises `EnvironmentFault` (`player_start`), or `ConfigurationError` without a display."""
         self._launch = launch
+        self._closed = False
         needs_display = launch.needs_display and not view.headless
         if needs_display:
             display_command(os.environ)
@@ -130,9 +131,11 @@ class Simulator:
 
     def close(self) -> None:
         """Ends the Controller, its player and its display. Safe to call twice."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            with suppress(OSError):
-                self._process.stdin.close()
+        if self._closed:
+            return
+        self._closed = True
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._socket.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(self._launch.stop_timeout_s)
