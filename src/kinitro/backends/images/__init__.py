@@ -58,9 +58,7 @@ def build(name: str, options: BuildOptions, on_line: Callable[[str], None]) -> s
     output = _Lines(on_line)
     with tempfile.TemporaryDirectory(prefix="kinitro-image-") as folder:
         context = Path(folder) / "context"
-        _write_context(name, context)
-        if name == "procthor":
-            _write_unity(context / "unity", options.unity or _DOWNLOAD)
+        _write_context(name, context, options.unity or _DOWNLOAD)
         try:
             return _run_affinetes(name, context, options, output)
         except Exception as error:
@@ -83,10 +81,12 @@ def _check(name: str) -> None:
         raise ConfigurationError(f"There is no image {name!r}.", advice=f"One of: {', '.join(DEFAULT_TAGS)}.")
 
 
-def _write_context(name: str, context: Path) -> None:
+def _write_context(name: str, context: Path, unity: str) -> None:
     shutil.copytree(_FOLDER / name, context)
     if name != "miner":
         _write_source(context / "source")
+    if name == "procthor":
+        _write_unity(context / "unity", unity)
     for path in [context, *context.rglob("*")]:
         # The builder keeps modes, and the image's user is another one.
         path.chmod(0o755 if path.is_dir() else 0o644)

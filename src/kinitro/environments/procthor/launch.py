@@ -39,7 +39,7 @@ class PlayerLaunch:
     server: ServerType = ServerType.FIFO
     needs_display: bool = True
     stand_in: bool = False
-    start_timeout_s: float = 180.0
+    start_timeout_s: float = 120.0
     step_timeout_s: float = 60.0
     stop_timeout_s: float = 5.0
 

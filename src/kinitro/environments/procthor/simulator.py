@@ -79,7 +79,11 @@ class Simulator:
     """One Controller with its player. After any fault it is closed, and its processes are gone."""
 
     def __init__(self, launch: PlayerLaunch, view: View, initialization: Mapping[str, Any]) -> None:
-        """Starts it. Raises `EnvironmentFault` (`player_start`), or `ConfigurationError` without a display."""
+        """Starts it. Raises `EnvironmentFault`, or `ConfigurationError` without a display.
+
+        The codes of every fault here: `player_exited`, `player_silent` (a deadline passed), `player_broken` (the
+        Controller failed), `player_refused` (a call of ours was not obeyed) and `stand_in`.
+        """
         self._launch = launch
         self._closed = False
         needs_display = launch.needs_display and not view.headless
