@@ -100,15 +100,15 @@ def _is_real(environment: ProcThorEnvironment) -> str:
 
 
 def _houses(environment: ProcThorEnvironment) -> str:
-    for seed in range(20):
+    for seed in range(12):
         environment.reset(seed)
-    return "20 of 20 houses built, each with its task open and possible"
+    return "12 of 12 houses built, each with its task open and possible"
 
 
 def _objects(environment: ProcThorEnvironment) -> str:
     """Every object of the house is there, can do what our table says, and has the size that it says."""
     count = 0
-    for seed in range(5):
+    for seed in range(3):
         environment.reset(seed)
         found = {each["objectId"]: each for each in environment.metadata["objects"]}
         for item in environment.task.house.items:
@@ -134,7 +134,7 @@ def _check_object(item: Item, found: Mapping[str, Any]) -> None:
 
 def _settling(environment: ProcThorEnvironment) -> str:
     worst = 0.0
-    for seed in range(5):
+    for seed in range(3):
         environment.reset(seed)
         found = {each["objectId"]: each for each in environment.metadata["objects"]}
         for item in environment.task.house.items:
@@ -174,7 +174,7 @@ def _rooms(environment: ProcThorEnvironment) -> str:
     wrong = total = 0
     for seed in range(3):
         environment.reset(seed)
-        for place in environment.task.house.reach.places[::7]:
+        for place in environment.task.house.reach.places[::15]:
             total += 1
             wrong += not environment.stands_at(*place)
     _expect(wrong <= total * 0.02, f"the agent does not fit {wrong} of {total} places of our map")
@@ -200,7 +200,7 @@ def _refusals(environment: ProcThorEnvironment) -> str:
 
 def _solves(task_type: TaskType) -> Callable[[ProcThorEnvironment], str]:
     def look(environment: ProcThorEnvironment) -> str:
-        seeds = [seed for seed in range(200) if draw_task(seed).goal.task_type is task_type][:3]
+        seeds = [seed for seed in range(200) if draw_task(seed).goal.task_type is task_type][:2]
         solved = [seed for seed in seeds if _expert_solves(environment, seed)]
         _expect(solved, f"the expert solves none of seeds {seeds}")
         return f"the expert solves {len(solved)} of {len(seeds)} by aiming at pixels"
