@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a bare machine with Python 3.11 and make; each installs what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim test-container images lock bench-pool bench-env bench-score nightly clean
+.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim test-container images lock bench-pool bench-env bench-score bench-houses nightly clean
 
 # Found or installed by scripts/bootstrap.sh, once per make run.
 UV = $(eval UV := $$(shell scripts/bootstrap.sh))$(or $(UV),$(error no uv: see above))
@@ -31,8 +31,9 @@ test-container: setup  ## Docker mode, with a real engine and the images (budget
 	@# The Docker SDK leaves its socket open when the engine dies under it, as one of these tests has it do.
 	$(call PYTEST,900) -W ignore::pytest.PytestUnraisableExceptionWarning tests/container
 
-images: setup  ## Build the images of Docker mode (TORCH_INDEX=none leaves torch out of the runner)
+images: setup  ## Build the images of Docker mode (TORCH_INDEX=none: no torch; UNITY=...: ProcTHOR too)
 	$(RUN) kinitro env build metaworld
+	$(if $(UNITY),$(RUN) kinitro env build procthor --unity $(UNITY))
 	$(RUN) kinitro env build miner $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 check: format lint types imports test  ## Everything CI checks
@@ -61,6 +62,9 @@ bench-env: setup  ## Steps a second: bare MuJoCo against our loop
 
 bench-score: setup  ## From raw outcomes to weights
 	$(RUN) python bench/score.py
+
+bench-houses: setup  ## Seconds to draw a ProcTHOR house
+	$(RUN) python bench/houses.py
 
 nightly: setup  ## Too long for every commit: the experts' full table, and the fault tests over and over
 	$(RUN) python bench/experts.py

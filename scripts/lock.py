@@ -18,6 +18,7 @@ IMAGES = ROOT / "src" / "kinitro" / "backends" / "images"
 # What each image installs, as `uv export` takes it.
 IMAGE_PACKAGES = {
     "metaworld": ("--no-default-groups", "--extra", "metaworld"),
+    "procthor": ("--no-default-groups", "--extra", "procthor"),
     "miner": ("--only-group", "runner"),
 }
 BLOCK = re.compile(r"(?<=# BEGIN PINS\n).*?(?=# END PINS\n)", re.DOTALL)

@@ -48,13 +48,21 @@ def run_test(
         Path | None, typer.Option("--picture", help="Where to write the animation.", show_default="ENV.gif here")
     ] = None,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Draw camera images and the animation.")] = True,
+    unity: Annotated[
+        Path | None, typer.Option("--unity", help="procthor/v0: check AI2-THOR's Unity build at this path, once.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Run a few episodes on this machine: success, timings, and an animated picture of the last one."""
+    """Run a few episodes on this machine: success, timings, and an animated picture of the first one."""
     from kinitro.environments import EnvironmentOptions, find
     from kinitro.environments import preview as previews
 
     spec = find(env_id)
+    if unity is not None:
+        if spec.family != "procthor":
+            raise typer.BadParameter(f"{env_id} needs no Unity build.", param_hint="--unity")
+        _check_unity(unity, json=json)
+        return
     if picture is not None and picture.suffix.lower() != ".gif":
         raise ConfigurationError(f"{picture} is not a .gif file.", advice="The animation is a GIF: --picture NAME.gif")
     file = (picture or Path(f"{env_id.replace('/', '-')}.gif")) if images else None
@@ -72,6 +80,28 @@ def run_test(
     from kinitro.cli.tables import preview_table
 
     preview_table(found)
+
+
+def _check_unity(path: Path, *, json: bool) -> None:
+    """Runs the checklist. Ends with an error unless every line passed: what was skipped has not been shown."""
+    from kinitro.environments.procthor.checklist import Verdict, run_checklist
+    from kinitro.environments.procthor.launch import unity_launch
+
+    checks = []
+    for check in run_checklist(lambda: unity_launch(path)):
+        checks.append(check)
+        if not json:
+            typer.echo(f"{check.verdict.upper():8} {check.name}: {check.detail}")
+    if json:
+        print_json([asdict(check) for check in checks])
+    missing = sum(check.verdict is not Verdict.PASSED for check in checks)
+    if missing:
+        raise ConfigurationError(
+            f"{missing} of {len(checks)} checks did not pass: ProcTHOR is not fit to be scored on this machine.",
+            advice="docs/procthor.md says what each check shows.",
+        )
+    if not json:
+        typer.echo(f"All {len(checks)} checks passed.")
 
 
 class Image(StrEnum):
@@ -103,6 +133,14 @@ def build_image(
             show_default="PyTorch's CPU index",
         ),
     ] = None,
+    unity: Annotated[
+        str | None,
+        typer.Option(
+            "--unity",
+            help="procthor: AI2-THOR's Unity build: `download`, a folder, or `none` to leave it out.",
+            show_default="download",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the builder's every line.")] = False,
 ) -> None:
     """Build an image for Docker mode with affinetes."""
@@ -116,6 +154,7 @@ def build_image(
         tag=tag or DEFAULT_TAGS[image.value],
         base_image=base_image or DEFAULT_BASE_IMAGE,
         torch_index=torch_index,
+        unity=unity,
         no_cache=no_cache,
         push=push,
         registry=registry,

@@ -117,7 +117,12 @@ def executor(
         int | None, typer.Option("--max-concurrent", help="Episodes at once.", show_default="what the processors allow")
     ] = None,
     env_families: Annotated[
-        str | None, typer.Option("--env-families", help="Comma-separated families this executor serves.")
+        str | None,
+        typer.Option(
+            "--env-families",
+            help="Comma-separated families this executor serves.",
+            show_default="those of the default set",
+        ),
     ] = None,
     miner_deployment_warmup_timeout: Annotated[
         float | None,

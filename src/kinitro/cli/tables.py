@@ -62,7 +62,10 @@ def environments_table(specs: "Sequence[EnvironmentSpec]") -> None:
                 f"{spec.env_id}{' *' if spec.default else ''}",
                 "needed" if spec.needs_images else "optional",
                 ", ".join(spec.cameras),
-                ", ".join([f"{name} ({size})" for name, size in spec.continuous.items()] + list(spec.discrete)),
+                ", ".join(
+                    [f"{name} ({size})" for name, size in spec.continuous.items()]
+                    + [f"{name} (one of {count})" for name, count in spec.discrete.items()]
+                ),
             )
             for spec in specs
         ),

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from kinitro.policy.messages import Action, Observation
+
+STAND_IN_SUFFIX: Final = "+standin"
+"""Ends the version of an environment whose simulator is a stand-in for tests. No cycle with one pays anybody."""
 
 
 class Randomisation(StrEnum):
@@ -40,7 +43,8 @@ class EnvironmentSpec:
     """Observation channel to its length."""
     continuous: Mapping[str, int]
     """Action channel to its length."""
-    discrete: tuple[str, ...]
+    discrete: Mapping[str, int]
+    """Discrete action channel to how many values it has, from 0."""
     instruction: str
     """One sentence for a person or a language-conditioned policy."""
     entry_point: str
@@ -57,6 +61,8 @@ class EnvironmentOptions:
     """What the operator chooses for every episode of a process. Recorded with the episode."""
 
     images: bool = True
+    depth: bool = False
+    """Metric depth beside each image, where the family has it."""
     randomisation: Randomisation = Randomisation.STANDARD
     render_profile: RenderProfile = RenderProfile.FAST
 

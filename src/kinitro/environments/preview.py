@@ -154,7 +154,10 @@ def _act(environment: Environment, actor: Actor, seed: int) -> Callable[[], Acti
 
 def _random_actions(spec: EnvironmentSpec, seed: int) -> Callable[[], Action]:
     random = np.random.default_rng(seed)
-    return lambda: Action({name: random.uniform(-1.0, 1.0, length) for name, length in spec.continuous.items()})
+    return lambda: Action(
+        {name: random.uniform(-1.0, 1.0, length) for name, length in spec.continuous.items()},
+        {name: int(random.integers(count)) for name, count in spec.discrete.items()},
+    )
 
 
 def _play(
@@ -164,8 +167,9 @@ def _play(
     environment.reset(seed)
     clock.reset_s += time.perf_counter() - started
     reward, success, failed, steps = 0.0, False, None, 0
+    frame_steps = 1 if environment.spec.discrete else STEPS_A_FRAME  # discrete steps are far apart
     while steps < max_steps and not success and failed is None:
-        if film and steps % STEPS_A_FRAME == 0:
+        if film and steps % frame_steps == 0:
             film.take()
         started = time.perf_counter()
         step = environment.step(act())

@@ -5,14 +5,14 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from kinitro.environments import metaworld
+from kinitro.environments import metaworld, procthor
 from kinitro.environments.base import Environment, EnvironmentOptions, EnvironmentSpec
 from kinitro.errors import ConfigurationError
 
 
 def catalogue() -> tuple[EnvironmentSpec, ...]:
     """Every environment of every family, in order of their ids."""
-    return tuple(sorted(metaworld.specs(), key=lambda spec: spec.env_id))
+    return tuple(sorted((*metaworld.specs(), *procthor.specs()), key=lambda spec: spec.env_id))
 
 
 def find(env_id: str) -> EnvironmentSpec:
@@ -41,15 +41,16 @@ def select(
 
 
 def served_by(families: Sequence[str] | None = None) -> tuple[EnvironmentSpec, ...]:
-    """Every environment an executor of these families can run; of all families when none are named."""
+    """Every environment an executor of these families can run; without a choice, of those in the default set."""
     known = sorted({spec.family for spec in catalogue()})
-    for family in families or ():
+    chosen = families or {spec.family for spec in catalogue() if spec.default}
+    for family in chosen:
         if family not in known:
             raise ConfigurationError(
                 f"Unknown environment family {family!r}.",
                 advice=f"Families: {', '.join(known)}. See `kinitro env list`.",
             )
-    return tuple(spec for spec in catalogue() if not families or spec.family in families)
+    return tuple(spec for spec in catalogue() if spec.family in chosen)
 
 
 def build(spec: EnvironmentSpec, options: EnvironmentOptions) -> Environment:

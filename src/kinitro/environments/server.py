@@ -73,14 +73,14 @@ class Catalogue:
 
 @dataclass
 class EnvironmentCache:
-    """Built environments, the least recently used closed first. With and without images are two."""
+    """Built environments, the least recently used closed first. With and without images or depth are two."""
 
     build: Callable[[EnvironmentSpec, EnvironmentOptions], Environment]
-    _built: OrderedDict[tuple[str, bool], Environment] = field(default_factory=OrderedDict)
+    _built: OrderedDict[tuple[str, bool, bool], Environment] = field(default_factory=OrderedDict)
 
     def get(self, spec: EnvironmentSpec, options: EnvironmentOptions) -> Environment:
         """The environment, built when it is not kept."""
-        key = (spec.env_id, options.images)
+        key = (spec.env_id, options.images, options.depth)
         if key not in self._built:
             while len(self._built) >= KEPT_ENVIRONMENTS:
                 self._built.popitem(last=False)[1].close()
@@ -168,8 +168,9 @@ class EvaluationService:
             async with policy:
                 health = await self._policy_health(policy)
                 health_s = policy.last_wait.seconds
+                images = request.use_images and health.needs_images
                 options = EnvironmentOptions(
-                    images=request.use_images and health.needs_images, randomisation=self._randomisation
+                    images=images, depth=images and health.needs_depth, randomisation=self._randomisation
                 )
                 environment = self._environments.get(spec, options)
                 outcome = await run_episode(environment, policy, _episode(spec, request), monitor=self._monitor)
@@ -370,7 +371,12 @@ def registry_catalogue() -> Catalogue:
 
 
 def main() -> None:
-    """Serves until told to stop."""
+    """Serves this installation's environments until told to stop."""
+    serve(registry_catalogue())
+
+
+def serve(catalogue: Catalogue) -> None:
+    """Serves these environments until told to stop; the command line and the environment say how."""
     parser = argparse.ArgumentParser(description="Run episodes for an executor.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default %(default)s)")
@@ -391,9 +397,7 @@ def main() -> None:
     arguments = parser.parse_args()
     configure_logging()
     try:
-        app = build_app(
-            registry_catalogue(), os.environ.pop(SECRET_VARIABLE, ""), randomisation=arguments.randomisation
-        )
+        app = build_app(catalogue, os.environ.pop(SECRET_VARIABLE, ""), randomisation=arguments.randomisation)
     except ConfigurationError as error:
         parser.exit(1, f"{error}\n")
     config = uvicorn.Config(

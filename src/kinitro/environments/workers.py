@@ -14,7 +14,16 @@ from kinitro.environments.protocol import SECRET_VARIABLE
 from kinitro.environments.remote import EnvironmentServer, RemoteEnvironmentServer
 from kinitro.errors import EnvironmentFault, InfrastructureError
 
-_PASSED_ON = ("KINITRO_GL", "MUJOCO_GL", "PYOPENGL_PLATFORM", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+_PASSED_ON = (
+    "KINITRO_GL",
+    "KINITRO_PROCTHOR_UNITY",
+    "MUJOCO_GL",
+    "PYOPENGL_PLATFORM",
+    "LD_LIBRARY_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "DISPLAY",
+    "XAUTHORITY",
+)
 ENVIRONMENT_SERVER = (sys.executable, "-P", "-m", "kinitro.environments.server", "--host", "{host}", "--port", "{port}")
 """How an environment server of this installation is started."""
 

@@ -43,8 +43,9 @@ async def build_executor(
 ) -> AsyncIterator[Executor]:
     """An executor with all its parts; leaving the block stops every process it started.
 
-    It serves `environments`, by default every one of its families, through servers started by `environment_server`
-    (a command with `{host}` and `{port}`; in Docker mode the image's own by default).
+    It serves `environments`, by default every one of its families (those of the default set, unless it names others),
+    through servers started by `environment_server` (a command with `{host}` and `{port}`; in Docker mode the image's
+    own by default).
     """
     environments = registry.served_by(settings.env_families) if environments is None else environments
     async with AsyncExitStack() as stack:

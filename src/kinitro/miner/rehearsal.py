@@ -89,8 +89,9 @@ def observations(spec: EnvironmentSpec, count: int, *, images: bool) -> list[Obs
 
 def _observation(spec: EnvironmentSpec, draw: np.random.Generator, *, images: bool) -> Observation:
     proprio = {name: draw.uniform(0.0, 0.5, length) for name, length in spec.proprio.items()}
+    extra = {"instruction": spec.instruction}
     if not images:
-        return Observation(proprio)
+        return Observation(proprio, extra=extra)
     size = (_IMAGE_PIXELS, _IMAGE_PIXELS)
     return Observation(
         proprio,
@@ -98,6 +99,7 @@ def _observation(spec: EnvironmentSpec, draw: np.random.Generator, *, images: bo
         depth={camera: draw.uniform(0.5, 2.0, size).astype(np.float32) for camera in spec.cameras},
         cam_intrinsics={camera: np.eye(3) for camera in spec.cameras},
         cam_extrinsics={camera: np.eye(4) for camera in spec.cameras},
+        extra=extra,
     )
 
 

@@ -4,7 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NoReturn
 
@@ -22,7 +22,7 @@ MAX_DEPTH = 16
 MAX_VALUES = 10_000
 """Largest number of values in one reply. The largest real action has a few dozen."""
 MAX_TEXT = 200
-BOUNDS: Mapping[str, tuple[float, float]] = {"ee_twist": (-1.0, 1.0), "gripper": (0.0, 1.0)}
+BOUNDS: Mapping[str, tuple[float, float]] = {"ee_twist": (-1.0, 1.0), "gripper": (0.0, 1.0), "aim": (0.0, 1.0)}
 """Channels with a fixed range. Values outside are clipped to it, as the simulators themselves do."""
 
 
@@ -49,10 +49,10 @@ class WireFormat(StrEnum):
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """The channels an environment takes: continuous ones with their lengths, discrete ones by name."""
+    """The channels an environment takes: continuous ones with their lengths, discrete ones with their counts."""
 
     continuous: Mapping[str, int]
-    discrete: tuple[str, ...] = ()
+    discrete: Mapping[str, int] = field(default_factory=dict)
 
 
 # What we send
@@ -125,6 +125,7 @@ def decode_health(body: bytes, wire: WireFormat) -> PolicyHealth:
         max_concurrent_episodes=_episodes(document),
         formats=tuple(formats),
         needs_images=_flag(document, "needs_images", default=True),
+        needs_depth=_flag(document, "needs_depth", default=False),
     )
 
 
@@ -187,10 +188,11 @@ def _number(name: str, value: Any) -> float:
 
 
 def _discrete(name: str, value: Any, space: ActionSpace) -> int:
-    if name not in space.discrete:
+    count = space.discrete.get(name)
+    if count is None:
         _unknown_channel(name, "discrete", space.discrete)
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**31) <= value < 2**31:
-        _malformed_action(f"channel '{name}' holds {_shown(value)}; it takes one 32-bit integer")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+        _malformed_action(f"channel '{name}' holds {_shown(value)}; it takes one integer from 0 to {count - 1}")
     return value
 
 

@@ -56,3 +56,4 @@ class PolicyHealth:
     max_concurrent_episodes: int = 1
     formats: tuple[str, ...] = ("json",)
     needs_images: bool = True
+    needs_depth: bool = False

@@ -5,6 +5,7 @@ with `python server.py --host 127.0.0.1 --port 8000`. Kinitro's docs/protocol.md
 
     class Policy:
         needs_images = False            # default True; False spares the rendering
+        needs_depth = True              # default False; metric depth too, where the environment has it
         max_concurrent_episodes = 8     # default 1
         def reset(self, task: dict, seed: int): ...     # returns this episode's state, any object
         def act(self, obs: dict, state) -> dict: ...    # {"continuous": {"ee_twist": [6 numbers], "gripper": [1]}}
@@ -146,6 +147,7 @@ class PolicyService:
         self._policy = policy
         self._worker = PolicyWorker(policy)
         self._needs_images = bool(getattr(policy, "needs_images", True))
+        self._needs_depth = bool(getattr(policy, "needs_depth", False))
         self._max_concurrent_episodes = int(getattr(policy, "max_concurrent_episodes", 1))
         self._kept_episodes = max(16, 2 * self._max_concurrent_episodes)
         self._states: OrderedDict[str, Any] = OrderedDict()
@@ -160,6 +162,7 @@ class PolicyService:
             "max_concurrent_episodes": self._max_concurrent_episodes,
             "formats": ["json", "msgpack"],
             "needs_images": self._needs_images,
+            "needs_depth": self._needs_depth,
         }
 
     async def reset(self, document: dict[str, Any]) -> dict[str, Any]:

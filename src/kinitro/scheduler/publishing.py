@@ -1,8 +1,10 @@
 """From a scored cycle to what is stored and published. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from kinitro.chain import Subnet
+from kinitro.environments.base import STAND_IN_SUFFIX
 from kinitro.scheduler.planning import copy_reason
 from kinitro.schemas import CycleExport
 from kinitro.scoring import CycleScore, pack_outcomes, score_cycle
@@ -60,7 +62,7 @@ def close(
     final = without_copies(export, copies)
     score = score_cycle(final)
     hotkeys = {miner.uid: miner.hotkey for miner in final.miners}
-    return Closing(
+    closing = Closing(
         scores=_score_rows(score, hotkeys),
         pareto_frontier=score.pareto_frontier,
         prizes=score.prizes,
@@ -69,6 +71,14 @@ def close(
         copies={uid: copy_reason(owner) for uid, owner in copies.items()},
         weights=_published(cycle, score, hotkeys, subnet, weights_lifetime_blocks),
     )
+    unscored = unscored_reason(cycle.plan.environments)
+    return replace(closing, weights=None, withheld=unscored) if unscored else closing
+
+
+def unscored_reason(environments: Mapping[str, str]) -> str | None:
+    """Why a cycle of these environments (id to version) pays nobody: one is a stand-in for tests. None when it pays."""
+    stand_ins = [env_id for env_id, version in environments.items() if version.endswith(STAND_IN_SUFFIX)]
+    return f"it is unscored, for {', '.join(stand_ins)} ran on a stand-in for tests" if stand_ins else None
 
 
 def _score_rows(score: CycleScore, hotkeys: Mapping[int, str]) -> list[ScoreRow]:

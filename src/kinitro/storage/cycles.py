@@ -94,7 +94,9 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class Closing:
-    """What a completed cycle comes to. `bits` maps (uid, env_id) to (evaluated, success) bit sets."""
+    """What a completed cycle comes to. `bits` maps (uid, env_id) to (evaluated, success) bit sets; `withheld` says why
+    there are no weights.
+    """
 
     scores: Sequence[ScoreRow]
     pareto_frontier: Sequence[int]
@@ -103,6 +105,7 @@ class Closing:
     bits: Mapping[tuple[int, str], tuple[bytes, bytes]]
     copies: Mapping[int, str]
     weights: PublishedWeights | None
+    withheld: str = "no miner has points and no burn uid is set (KINITRO_SCHEDULER_BURN_UID)"
 
 
 @asynccontextmanager
@@ -267,7 +270,7 @@ async def complete_cycle(connection: AsyncConnection, cycle: OpenCycle, closing:
             points={str(uid): points for uid, points in closing.points.items()},
         )
     )
-    await _publish(connection, cycle, closing.weights)
+    await _publish(connection, cycle, closing)
     await _close(connection, cycle.id, CycleStatus.COMPLETED)
 
 
@@ -322,10 +325,10 @@ async def _mark_copies(connection: AsyncConnection, cycle_id: int, copies: Mappi
         )
 
 
-async def _publish(connection: AsyncConnection, cycle: OpenCycle, published: PublishedWeights | None) -> None:
+async def _publish(connection: AsyncConnection, cycle: OpenCycle, closing: Closing) -> None:
+    published = closing.weights
     if published is None:
-        reason = "no miner has points and no burn uid is set (KINITRO_SCHEDULER_BURN_UID)"
-        await set_notice(connection, "weights", f"Cycle {cycle.id} published no weights: {reason}.")
+        await set_notice(connection, "weights", f"Cycle {cycle.id} published no weights: {closing.withheld}.")
         return
     await connection.execute(
         sa.insert(t.weights).values(

@@ -19,7 +19,7 @@ LINE_REACH = EnvironmentSpec(
     cameras=("front",),
     proprio={"ee_pos": 3, "gripper": 1},
     continuous={"ee_twist": 6, "gripper": 1},
-    discrete=("interact",),
+    discrete={"interact": 4},
     instruction="Move right until you arrive.",
     entry_point="kinitro.testing.line_world:LineWorld",
 )

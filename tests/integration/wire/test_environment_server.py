@@ -197,6 +197,18 @@ async def test_images_are_rendered_only_for_a_policy_that_needs_them(
     assert built.worlds[0].options.images is rendered
 
 
+@pytest.mark.parametrize(
+    ("images", "wanted", "drawn"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+async def test_depth_is_drawn_for_a_policy_that_asks_for_it_and_sees(raw_policy, served, images, wanted, drawn) -> None:
+    built = Built()
+    url = await served(build_app(built.catalogue(), SECRET))
+    policy = await raw_policy(right, health={"needs_images": images, "needs_depth": wanted})
+    async with RemoteEnvironmentServer(url, SECRET) as remote:
+        await remote.evaluate(request(policy), 10)
+    assert built.worlds[0].options.depth is drawn
+
+
 @pytest.mark.parametrize("health", [{"status": "starting"}, {"model_loaded": False}, {"formats": 3}])
 async def test_a_policy_that_is_not_healthy_fails_its_episode(raw_policy, served, health: dict[str, object]) -> None:
     url, policy = await served(build_app(Built().catalogue(), SECRET)), await raw_policy(right, health=health)

@@ -80,6 +80,7 @@ async def test_health_says_what_the_policy_wants(policy_process) -> None:
         health = await client.health()
     assert health.model_loaded
     assert (health.max_concurrent_episodes, health.needs_images, health.formats) == (4, False, ("json", "msgpack"))
+    assert health.needs_depth is False
 
 
 async def test_episodes_are_kept_apart_and_the_latest_is_meant_when_none_is_named(policy_process) -> None:

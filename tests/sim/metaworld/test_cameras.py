@@ -11,7 +11,7 @@ from kinitro.environments.metaworld.tasks import IMAGE_SIZE
 from kinitro.errors import EnvironmentFault
 from kinitro.policy.messages import Action, Observation
 
-VARYING = [spec.task_name for spec in registry.catalogue() if spec.needs_images]
+VARYING = [spec.task_name for spec in registry.served_by(["metaworld"]) if spec.needs_images]
 
 
 def magenta(image: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from kinitro.environments import registry
 from kinitro.environments.base import Randomisation
 from kinitro.policy.messages import Action
 
-TASKS = [spec.task_name for spec in registry.catalogue()]
+TASKS = [spec.task_name for spec in registry.served_by(["metaworld"])]
 DEFAULT_TASKS = [spec.task_name for spec in registry.select()]
 
 _EPISODES = """

@@ -45,7 +45,17 @@ def test_a_family_stands_for_its_defaults_and_single_environments_add_to_them() 
 
 
 def test_an_executor_of_a_family_serves_all_of_it() -> None:
-    assert registry.served_by(["metaworld"]) == registry.served_by() == registry.catalogue()
+    assert len(registry.served_by(["metaworld"])) == 50
+    assert registry.served_by(["metaworld", "procthor"]) == registry.catalogue()
+
+
+def test_an_executor_without_a_choice_serves_the_families_of_the_default_set_alone() -> None:
+    assert registry.served_by() == registry.served_by(["metaworld"])
+
+
+def test_procthor_is_chosen_by_family_or_by_name_and_never_by_default() -> None:
+    assert [spec.env_id for spec in registry.select(["procthor"])] == ["procthor/v0"]
+    assert "procthor/v0" in [spec.env_id for spec in registry.select(["metaworld"], ["procthor/v0"])]
 
 
 def test_an_unknown_environment_names_the_nearest_and_the_command_that_lists_them() -> None:
@@ -66,7 +76,7 @@ def test_an_unknown_family_names_those_that_exist() -> None:
 def test_reading_the_catalogue_imports_no_simulator() -> None:
     code = (
         "import sys; from kinitro.environments import registry; registry.catalogue(); "
-        "print(sorted({'mujoco', 'metaworld', 'gymnasium'} & set(sys.modules)))"
+        "print(sorted({'mujoco', 'metaworld', 'gymnasium', 'ai2thor'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.strip() == "[]"

@@ -22,7 +22,7 @@ from kinitro.policy.codec import (
 from kinitro.policy.messages import Action, Observation, PolicyHealth, TaskConfig
 from kinitro.policy.server import read_observation
 
-SPACE = ActionSpace({"ee_twist": 6, "gripper": 1, "base_vel": 2}, ("interact",))
+SPACE = ActionSpace({"ee_twist": 6, "gripper": 1, "base_vel": 2}, {"interact": 7})
 FORMATS = list(WireFormat)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 documents = st.recursive(
@@ -87,7 +87,7 @@ def test_any_health_answer_is_read_or_the_policys_error(value: object, name: str
 @given(
     twist=st.lists(st.floats(-1, 1), min_size=6, max_size=6),
     gripper=st.floats(0, 1),
-    interact=st.integers(-(2**31), 2**31 - 1),
+    interact=st.integers(0, 6),
 )
 def test_an_action_arrives_as_it_was_sent(wire: WireFormat, twist: list[float], gripper: float, interact: int) -> None:
     body = act_reply(
@@ -114,6 +114,8 @@ def test_an_action_arrives_as_it_was_sent(wire: WireFormat, twist: list[float], 
         ({"discrete": {"interact": 1.0}}, "'interact' holds 1.0"),
         ({"discrete": {"interact": True}}, "'interact' holds True"),
         ({"discrete": {"interact": 2**40}}, "'interact' holds 1099511627776"),
+        ({"discrete": {"interact": 7}}, "'interact' holds 7; it takes one integer from 0 to 6"),
+        ({"discrete": {"interact": -1}}, "'interact' holds -1"),
         ({"discrete": {"nav": 1}}, "'nav' is not one of this environment's"),
     ],
 )
@@ -207,6 +209,7 @@ def test_health_has_the_contracts_defaults() -> None:
         ("max_concurrent_episodes", 0),
         ("max_concurrent_episodes", 1.5),
         ("formats", "json"),
+        ("needs_depth", 1),
         ("needs_images", "no"),
     ],
 )

@@ -22,7 +22,7 @@ DEFAULT_TAGS = {
     "miner": "kinitro/miner-runner:v1",
 }
 """What can be built, and the tag that the executor looks for."""
-_LATER = frozenset({"procthor"})
+_DOWNLOAD, _NONE = "download", "none"
 _LAST_LINES = 15
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _FOLDER = Path(__file__).parent
@@ -30,11 +30,16 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How one image is built. `torch_index` is where the runner's torch comes from, `none` for no torch."""
+    """How one image is built.
+
+    `torch_index` is where the runner's torch comes from, `none` for no torch. `unity` is where ProcTHOR's Unity build
+    comes from: `download`, `none`, or a folder on this machine.
+    """
 
     tag: str
     base_image: str = DEFAULT_BASE_IMAGE
     torch_index: str | None = None
+    unity: str | None = None
     no_cache: bool = False
     push: bool = False
     registry: str | None = None
@@ -46,14 +51,14 @@ def build(name: str, options: BuildOptions, on_line: Callable[[str], None]) -> s
     Patches asyncio in this process (affinetes does): for a command that does nothing else.
 
     Raises:
-        ConfigurationError: no such image, one of a later version, or no Docker engine to build it.
+        ConfigurationError: no such image, no such Unity build, or no Docker engine to build it.
         InfrastructureError: the build or the push failed (`build_failed`); it ends with the last lines.
     """
     _check(name)
     output = _Lines(on_line)
     with tempfile.TemporaryDirectory(prefix="kinitro-image-") as folder:
         context = Path(folder) / "context"
-        _write_context(name, context)
+        _write_context(name, context, options.unity or _DOWNLOAD)
         try:
             return _run_affinetes(name, context, options, output)
         except Exception as error:
@@ -72,22 +77,33 @@ def source_revision() -> str:
 
 
 def _check(name: str) -> None:
-    if name in _LATER:
-        raise ConfigurationError(
-            f"The {name} image comes in a later version of Kinitro.",
-            advice="Build the others: kinitro env build metaworld, kinitro env build miner.",
-        )
     if name not in DEFAULT_TAGS:
         raise ConfigurationError(f"There is no image {name!r}.", advice=f"One of: {', '.join(DEFAULT_TAGS)}.")
 
 
-def _write_context(name: str, context: Path) -> None:
+def _write_context(name: str, context: Path, unity: str) -> None:
     shutil.copytree(_FOLDER / name, context)
     if name != "miner":
         _write_source(context / "source")
+    if name == "procthor":
+        _write_unity(context / "unity", unity)
     for path in [context, *context.rglob("*")]:
         # The builder keeps modes, and the image's user is another one.
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _write_unity(folder: Path, unity: str) -> None:
+    """The folder that the build looks into; empty unless there is a build on this machine to be put there."""
+    if unity in (_DOWNLOAD, _NONE):
+        folder.mkdir()
+        return
+    source = Path(unity)
+    if not source.is_dir() or len([path for path in source.glob("thor-*") if path.is_file()]) != 1:
+        raise ConfigurationError(
+            f"{unity} is no folder with a Unity build of AI2-THOR (one file named thor-* at its top).",
+            advice="Give the unpacked folder, `download` or `none`. See docs/procthor.md.",
+        )
+    shutil.copytree(source, folder)
 
 
 def _write_source(folder: Path) -> None:
@@ -109,6 +125,9 @@ def _run_affinetes(name: str, context: Path, options: BuildOptions, output: "_Li
     arguments["KINITRO_REVISION"] = source_revision()
     if name == "miner" and options.torch_index is not None:
         arguments["TORCH_INDEX"] = options.torch_index
+    if name == "procthor":
+        unity = options.unity or _DOWNLOAD
+        arguments["UNITY"] = unity if unity in (_DOWNLOAD, _NONE) else "folder"
     with contextlib.redirect_stdout(output):
         tag: str = affinetes.build_image_from_env(
             str(context),

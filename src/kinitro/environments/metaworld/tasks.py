@@ -144,7 +144,7 @@ def _spec(name: str, instruction: str) -> EnvironmentSpec:
         cameras=CAMERAS,
         proprio=PROPRIO,
         continuous=CONTINUOUS,
-        discrete=(),
+        discrete={},
         instruction=instruction,
         entry_point=_ENTRY_POINT,
     )
