@@ -15,7 +15,6 @@ from pathlib import Path
 import kinitro
 from kinitro.errors import ConfigurationError, InfrastructureError
 
-DEFAULT_BASE_IMAGE = "python:3.11-slim-bookworm"
 DEFAULT_TAGS = {
     "metaworld": "kinitro/metaworld:v1",
     "procthor": "kinitro/procthor:v1",
@@ -33,7 +32,7 @@ class BuildOptions:
     """How one image is built. `torch_index` is where the runner's torch comes from, `none` for no torch."""
 
     tag: str
-    base_image: str = DEFAULT_BASE_IMAGE
+    base_image: str
     torch_index: str | None = None
     no_cache: bool = False
     push: bool = False
