@@ -45,7 +45,9 @@ def docker(*arguments: str) -> str:
 def inspected(role: str) -> list[dict[str, Any]]:
     """The engine's own account of our running containers of a role."""
     found = docker("ps", "-q", "--filter", f"label=kinitro.role={role}").split()
-    return list(json.loads(docker("inspect", *found))) if found else []
+    # One may end between the two: the others are shown all the same.
+    shown = subprocess.run(["docker", "inspect", *found], capture_output=True, text=True, check=False, timeout=60)
+    return list(json.loads(shown.stdout)) if found else []
 
 
 @dataclass(frozen=True)
