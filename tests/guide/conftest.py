@@ -1,5 +1,6 @@
 """One machine for the run, and one walk through the guide on it; the tests look at what came of it."""
 
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +24,11 @@ from .terminal import Terminal
 def machine() -> Iterator[Machine]:
     if (reason := missing()) is not None:
         pytest.skip(reason)
+    # Else a run that takes too long would leave a PostgreSQL behind, and the next could not begin.
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("told to end", returncode=143))
     with new_machine() as machine:
         yield machine
+    signal.signal(signal.SIGTERM, before)
     assert docker("ps", "-aq", "--filter", "label=kinitro.run") == "", "a container of ours was left"
 
 
@@ -164,9 +168,11 @@ def changed(machine: Machine, bench: Bench) -> Changed:
 
 def _last_end(ref: PolicyRef) -> float:
     """When the last container of a policy ended, by the engine's clock."""
-    label = f"label=revision={ref.revision}"
-    asked = ("events", "--since", "10m", "--until", "0s", "--filter", "event=die", "--filter", label)
-    return float(docker(*asked, "--format", "{{.TimeNano}}").split()[-1]) / 1e9
+    now = int(time.time())
+    # In whole seconds, of which this one is not over.
+    during = ("--since", str(now - 300), "--until", str(now + 1))
+    which = ("--filter", "event=die", "--filter", f"label=revision={ref.revision}")
+    return float(docker("events", *during, *which, "--format", "{{.TimeNano}}").split()[-1]) / 1e9
 
 
 def until(condition: Callable[[], object], timeout_s: float = 90.0) -> None:

@@ -1,5 +1,6 @@
 """A terminal in which a piece of the guide runs: a real one, so that Ctrl-C reaches whom it reaches there."""
 
+import contextlib
 import os
 import pty
 import re
@@ -35,11 +36,11 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self.interrupt()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(60)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+        with contextlib.suppress(ProcessLookupError):  # nobody is left of its own group
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         os.close(self._slave)
         self._reader.join(5)
         os.close(self._master)
