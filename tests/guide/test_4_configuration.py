@@ -69,6 +69,11 @@ def test_a_deployment_that_does_not_get_ready_is_given_up_at_the_timeout(bench, 
     assert changed.warmup_s <= result.policy_seconds < 10 * changed.warmup_s
 
 
+def test_every_difference_of_the_modes_has_its_test() -> None:
+    differences = {"Eval envs", "Miner deployments", "Memory format", "Requires"}  # test_an_environments_memory_...
+    assert set(guide.table("Mode Differences")) == differences
+
+
 def test_docker_mode_needs_the_docker_daemon(bench) -> None:
     assert guide.table("Mode Differences")["Requires"][0] == "Docker daemon"
     with bench.executor(DOCKER_HOST="unix:///nowhere.sock") as executor:
