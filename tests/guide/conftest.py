@@ -70,7 +70,7 @@ def walk(machine: Machine) -> Walk:
         walk.scheduler.until("cycle_completed", 300)
         walk.monitored["after"] = machine.run(guide.MONITOR)
         walk.scheduler.until("cycle_planned", 120, count=2)
-        walk.executor.until("task_executed", count=17)
+        walk.executor.until("task_executed", 300, count=17)
         for name in ("executor", "scheduler", "api"):
             walk.ended[name] = getattr(walk, name).stop()
     return walk
