@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a bare machine with Python 3.11 and make; each installs what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim test-container images lock bench-pool bench-env bench-score bench-houses nightly clean
+.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim test-container test-guide images lock bench-pool bench-env bench-score bench-houses nightly clean
 
 # Found or installed by scripts/bootstrap.sh, once per make run.
 UV = $(eval UV := $$(shell scripts/bootstrap.sh))$(or $(UV),$(error no uv: see above))
@@ -30,6 +30,9 @@ test-sim: setup  ## Simulators (budget: 10 minutes)
 test-container: setup  ## Docker mode, with a real engine and the images (budget: 15 minutes)
 	@# The Docker SDK leaves its socket open when the engine dies under it, as one of these tests has it do.
 	$(call PYTEST,900) -W ignore::pytest.PytestUnraisableExceptionWarning tests/container
+
+test-guide: setup  ## The user's guide as it is written: PostgreSQL at 5432, API at 8000, an engine (budget: 10 minutes)
+	$(call PYTEST,600) tests/guide
 
 images: setup  ## Build the images of Docker mode (TORCH_INDEX=none: no torch; UNITY=...: ProcTHOR too)
 	$(RUN) kinitro env build metaworld

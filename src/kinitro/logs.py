@@ -35,6 +35,13 @@ def _mask_secrets(_logger: object, _method: str, event: MutableMapping[str, Any]
     return event
 
 
+def _part_last(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What happened comes first, in the order in which it was written; then where."""
+    if "part" in event:
+        event["part"] = event.pop("part")
+    return event
+
+
 def configure_logging(level: LogLevel = "INFO", log_format: LogFormat = "console") -> None:
     """Sets up structlog and the standard library's logging for this process. Called once, by the command line."""
     shared: list[structlog.types.Processor] = [
@@ -44,11 +51,12 @@ def configure_logging(level: LogLevel = "INFO", log_format: LogFormat = "console
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
         _mask_secrets,
+        _part_last,
     ]
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24, sort_keys=False)
     )
     structlog.configure(
         processors=[*shared, renderer],

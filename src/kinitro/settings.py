@@ -172,6 +172,16 @@ class ExecutorSettings(ServiceSettings):
     """How long running episodes may go on after the request to end."""
 
 
+class BuildSettings(ServiceSettings):
+    """`KINITRO_BUILD_...`: what images are built from, where the usual places can't be reached."""
+
+    model_config = SettingsConfigDict(env_prefix="KINITRO_BUILD_")
+
+    base_image: str = "python:3.11-slim-bookworm"
+    torch_index: str | None = None
+    """`none` leaves torch out of the runner; the Dockerfile's own index when not set."""
+
+
 class ValidatorSettings(ServiceSettings):
     """`KINITRO_VALIDATOR_...`"""
 

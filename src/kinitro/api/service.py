@@ -43,12 +43,16 @@ async def serve(settings: ApiSettings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn raises the signal again after serving, which would end the process before the database is closed."""
+    """Uvicorn raises the signal again after serving, which would end the process before the database is closed.
+
+    A signal that this process ignores, as a script's background commands ignore Ctrl-C, stays ignored.
+    """
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         loop = asyncio.get_running_loop()
-        caught = (signal.SIGINT, signal.SIGTERM)
+        both = (signal.SIGINT, signal.SIGTERM)
+        caught = [number for number in both if signal.getsignal(number) is not signal.SIG_IGN]
         for number in caught:
             loop.add_signal_handler(number, self.handle_exit, number, None)
         try:

@@ -45,6 +45,8 @@ ApiUrl = Annotated[
     str | None,
     typer.Option("--api-url", help="The Kinitro API.", envvar="KINITRO_API_URL", show_default="http://localhost:8000"),
 ]
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C cut short."""
 DEFAULT_API_URL = "http://localhost:8000"
 
 
@@ -62,12 +64,14 @@ def configure(level: LogLevel, log_format: LogFormat = LogFormat.CONSOLE) -> Non
     configure_logging(level.value, log_format.value)
 
 
-def run_service(service: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run_service(service: Callable[[], Coroutine[Any, Any, None]], *, interrupted: int = 0) -> None:
     """Runs a service until it ends by itself or SIGINT or SIGTERM cancels it; a second signal ends the process.
 
-    Exits with 130 after Ctrl-C, and with 0 after SIGTERM, which is how a supervisor stops a service.
+    Exits with `interrupted` after Ctrl-C and with 0 after SIGTERM: both are how a service is stopped (decision 0015).
+    A signal that was ignored when this process began stays ignored, as in a script's background commands.
     """
     received: list[int] = []
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
 
     async def supervised() -> None:
         loop = asyncio.get_running_loop()
@@ -77,10 +81,10 @@ def run_service(service: Callable[[], Coroutine[Any, Any, None]]) -> None:
             received.append(number)
             task.cancel()
             # The next signal does what it does by default: end at once.
-            for each in (signal.SIGINT, signal.SIGTERM):
+            for each in heeded:
                 loop.remove_signal_handler(each)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in heeded:
             loop.add_signal_handler(number, stop, number)
         try:
             await task
@@ -91,7 +95,7 @@ def run_service(service: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(supervised())
     if signal.SIGINT in received:
         typer.echo("Interrupted; everything this command started was stopped.", err=True)
-        raise typer.Exit(130)
+        raise typer.Exit(interrupted)
 
 
 def plain(value: object) -> dict[str, object]:

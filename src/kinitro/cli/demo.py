@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli.common import run_service
+from kinitro.cli.common import INTERRUPTED, run_service
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +34,8 @@ def demo(
     if setup_only:
         _set_up()
         return
-    run_service(lambda: run_demo(DemoOptions(episodes=episodes, keep=keep), Console(highlight=False)))
+    options = DemoOptions(episodes=episodes, keep=keep)
+    run_service(lambda: run_demo(options, Console(highlight=False)), interrupted=INTERRUPTED)
 
 
 def _set_up() -> None:

@@ -123,13 +123,17 @@ def build_image(
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Build every layer anew.")] = False,
     base_image: Annotated[
         str | None,
-        typer.Option("--base-image", help="Debian with Python 3.11.", show_default="python:3.11-slim-bookworm"),
+        typer.Option(
+            "--base-image",
+            help="Debian with Python 3.11 (KINITRO_BUILD_BASE_IMAGE).",
+            show_default="python:3.11-slim-bookworm",
+        ),
     ] = None,
     torch_index: Annotated[
         str | None,
         typer.Option(
             "--torch-index",
-            help="miner: the index torch comes from; `none` leaves it out.",
+            help="miner: the index torch comes from; `none` leaves it out (KINITRO_BUILD_TORCH_INDEX).",
             show_default="PyTorch's CPU index",
         ),
     ] = None,
@@ -144,16 +148,18 @@ def build_image(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the builder's every line.")] = False,
 ) -> None:
     """Build an image for Docker mode with affinetes."""
-    from kinitro.backends.images import DEFAULT_BASE_IMAGE, DEFAULT_TAGS, BuildOptions, build
+    from kinitro.backends.images import DEFAULT_TAGS, BuildOptions, build
+    from kinitro.settings import BuildSettings
 
     def show(line: str) -> None:
         if verbose or line.startswith("Step "):
             typer.echo(line if verbose else line[:100])
 
+    settings = BuildSettings.load(base_image=base_image, torch_index=torch_index)
     options = BuildOptions(
         tag=tag or DEFAULT_TAGS[image.value],
-        base_image=base_image or DEFAULT_BASE_IMAGE,
-        torch_index=torch_index,
+        base_image=settings.base_image,
+        torch_index=settings.torch_index,
         unity=unity,
         no_cache=no_cache,
         push=push,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import JsonFlag, plain, print_json, run_service
+from kinitro.cli.common import INTERRUPTED, JsonFlag, plain, print_json, run_service
 from kinitro.cli.wallet_flags import (
     HotkeyNameFlag,
     NetuidFlag,
@@ -128,7 +128,8 @@ def run_check(path: Path, plan: "CheckPlan", *, quiet: bool = False) -> "Report"
     async def work() -> None:
         reports.append(await check_policy(path, plan, (lambda _: None) if quiet else _print_finding))
 
-    run_service(work)  # so that a signal takes the copy of the policy and its server along
+    # So that a signal takes the copy of the policy and its server along.
+    run_service(work, interrupted=INTERRUPTED)
     if not reports:
         raise typer.Exit(143)
     (report,) = reports

@@ -194,7 +194,8 @@ class HuggingFaceHub:
             return PolicyError(
                 "The repo is missing, private or gated: the hub refuses it while our access works.",
                 code="snapshot_private",
-                advice="Make the repo public.",
+                advice="Make the repo public; operators read a private one only with a HuggingFace token that may "
+                "(KINITRO_EXECUTOR_MINER_HF_TOKEN).",
             )
         if failure.says is HubSays.MISSING:
             return PolicyError("The hub has no such repo or revision.", code="snapshot_missing")

@@ -19,7 +19,7 @@ from typing import Self
 from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running, Source
 from kinitro.deployments.cache import Hold, Snapshot
 from kinitro.deployments.memory import HostMemory
-from kinitro.deployments.readiness import until_ready
+from kinitro.deployments.readiness import told_as_not_ready, until_ready
 from kinitro.deployments.requirements import Requirement, read_requirements
 from kinitro.deployments.snapshots import Borrowed, SnapshotStore
 from kinitro.errors import InfrastructureError, PolicyError
@@ -305,9 +305,10 @@ class DeploymentManager:
         running: Running | None = None
         borrowed: Borrowed | None = None
         try:
-            borrowed = await self._store.borrow(ref)
-            snapshot = borrowed.snapshot
-            requirements = read_requirements(snapshot.path)  # refused where they are not installed too: one verdict
+            with told_as_not_ready():
+                borrowed = await self._store.borrow(ref)
+                snapshot = borrowed.snapshot
+                requirements = read_requirements(snapshot.path)  # refused where they are not installed too: one verdict
             running = await self._backend.launch(self._spec(ref, snapshot, requirements))
             health = await self._warm_up(ref, running)
         except BaseException:

@@ -28,7 +28,7 @@ from kinitro.types import ErrorKind, PolicyRef, TaskStatus
 
 
 class FakeApi:
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.lease_s = 3.0
         self.clock_ahead_s = 0.0
         self.refuse_with: int | None = None
@@ -43,7 +43,7 @@ class FakeApi:
         self.heartbeats = 0
         self.usages: list[Usage | None] = []
         self.released: list[UUID] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._port = self._listener.getsockname()[1]
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None

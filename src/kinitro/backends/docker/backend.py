@@ -79,7 +79,8 @@ class DockerBackend:
             engine, self._tunnel = await self._connection.enter_async_context(connected(self._settings.host))
             self._engine_ = engine
             await engine.do("The sweep", lambda: sweep(engine, self._settings))
-            await asyncio.to_thread(engine.ensure_image, self._settings.image, "kinitro env build miner")
+            runner = self._settings.image
+            await asyncio.to_thread(engine.ensure_image, runner, f"kinitro env build miner --tag {runner}")
             await self._begin(engine)
             facts = await self._prove_isolation()
             self._cores_ = Cores(facts.cpus, self._settings.kept_cores, math.ceil(self._settings.policy_cpus))

@@ -15,7 +15,6 @@ from pathlib import Path
 import kinitro
 from kinitro.errors import ConfigurationError, InfrastructureError
 
-DEFAULT_BASE_IMAGE = "python:3.11-slim-bookworm"
 DEFAULT_TAGS = {
     "metaworld": "kinitro/metaworld:v1",
     "procthor": "kinitro/procthor:v1",
@@ -37,7 +36,7 @@ class BuildOptions:
     """
 
     tag: str
-    base_image: str = DEFAULT_BASE_IMAGE
+    base_image: str
     torch_index: str | None = None
     unity: str | None = None
     no_cache: bool = False
