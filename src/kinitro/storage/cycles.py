@@ -18,7 +18,8 @@ from kinitro.storage import tables as t
 from kinitro.storage.database import Database
 from kinitro.types import CycleStatus, MinerState, PolicyRef
 
-_LEADER_LOCK = 0x6B696E69  # "kini"
+LEADER_LOCK = 0x6B696E69  # "kini"
+"""The advisory lock that the leading scheduler holds."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ async def try_leadership(database: Database) -> AsyncIterator[AsyncConnection | 
     The lock lives as long as the connection: writing through it proves that we still lead.
     """
     async with database.connect() as connection:
-        locked = bool(await connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LEADER_LOCK))))
+        locked = bool(await connection.scalar(sa.select(sa.func.pg_try_advisory_lock(LEADER_LOCK))))
         await connection.commit()
         try:
             yield connection if locked else None

@@ -39,6 +39,7 @@ class FakeApi:
         self.results: dict[UUID, ResultIn] = {}
         self.submissions = 0
         self.fetches = 0
+        self.paused: list[str] = []
         self.heartbeats = 0
         self.released: list[UUID] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -99,6 +100,9 @@ class FakeApi:
         asked = FetchRequest.model_validate_json(await request.body())
         if (refusal := self._refusal()) is not None:
             return refusal
+        if asked.paused is not None:
+            self.paused.append(asked.paused)
+            return _json(FetchResponse(tasks=[], total_pending=0))
         self.fetches += 1
         expiry = datetime.now(UTC) + timedelta(seconds=self.lease_s + self.clock_ahead_s)
         served = [task for task in self.pending if asked.env_ids is None or task.env_id in asked.env_ids]
