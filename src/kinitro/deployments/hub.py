@@ -197,6 +197,12 @@ class HuggingFaceHub:
         return _unreachable(f"{type(error).__name__}: {str(error)[:300]}")
 
 
+def saved_token() -> SecretStr | None:
+    """What the SDK itself would use: `HF_TOKEN`, else the saved login."""
+    found = get_token()
+    return SecretStr(found) if found else None
+
+
 class HubPublisher:
     """What a miner does to a repo of their own on the hub at `HF_ENDPOINT`.
 
