@@ -19,7 +19,7 @@ RUN cd /build/source && /opt/builder/bin/python -m hatchling build -t wheel -d /
 
 FROM ${BASE_IMAGE}
 RUN useradd --uid 10003 --user-group --no-create-home --home-dir /data kinitro \
-    && install -d -o kinitro -g kinitro -m 700 /data /keys
+    && install -d -o kinitro -g kinitro -m 700 /data /keys && install -d -m 1777 /records
 COPY --from=build /opt/kinitro /opt/kinitro
 ENV PATH=/opt/kinitro/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 KINITRO_HOME=/data HOME=/data
 WORKDIR /data

@@ -31,9 +31,10 @@ test-container: setup  ## Docker mode, with a real engine and the images (budget
 	@# The Docker SDK leaves its socket open when the engine dies under it, as one of these tests has it do.
 	$(call PYTEST,900) -W ignore::pytest.PytestUnraisableExceptionWarning tests/container
 
-images: setup  ## Build the images of Docker mode (TORCH_INDEX=none leaves torch out of the runner)
+images: setup  ## Build the images of Docker mode and of the services (TORCH_INDEX=none leaves torch out of the runner)
 	$(RUN) kinitro env build metaworld
 	$(RUN) kinitro env build miner $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+	docker build --quiet --tag kinitro/services:v1 --build-arg KINITRO_REVISION=$$(git describe --always --abbrev=40 --dirty --exclude='*') .
 
 check: format lint types imports test  ## Everything CI checks
 

@@ -78,3 +78,37 @@ def test_only_the_executor_has_the_engines_socket(compose_file) -> None:
     assert holders == ["executor"]
     for name in ("api", "scheduler", "validator", "executor"):
         assert compose_file["services"][name]["cap_drop"] == ["ALL"]
+
+
+def commands_of(page: str) -> list[str]:
+    """Every `kinitro` command in a page's code, continued lines joined."""
+    text = (ROOT / "docs" / page).read_text().replace("\\\n", " ")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    found = [
+        match for block in blocks for match in re.findall(r"(?<![\w/.-])kinitro ((?:[a-z-]+ ?)+[^#|&\n)]*)", block)
+    ]
+    return [one.strip() for one in found if not one.startswith(("useradd", "env KINITRO_HOME"))]
+
+
+@pytest.mark.parametrize("page", ["guide.md", "operate.md", "mine.md", "validate.md", "docker.md"])
+def test_every_command_in_the_docs_exists_with_its_flags(page: str) -> None:
+    from typer.main import get_command
+
+    from kinitro.cli.app import app
+
+    seen = 0
+    for text in commands_of(page):
+        command, words = get_command(app), text.split()
+        while words and hasattr(command, "commands"):
+            assert words[0] in command.commands, f"{page}: kinitro {text}"
+            command = command.commands[words.pop(0)]
+        known = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, f"{page}: kinitro {text}"
+        seen += 1
+    assert seen > 1
+
+
+def test_every_link_between_the_docs_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
