@@ -5,19 +5,23 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kinitro
+from kinitro.backends.base import LOCAL_HOST
 from kinitro.backends.images import source_revision
 from kinitro.deployments.threads import in_daemon_thread
 from kinitro.doctor.findings import Finding, Verdict, failed, ok, skipped, warning
 from kinitro.doctor.machine import has_extra, room_finding
 from kinitro.errors import ConfigurationError, InfrastructureError
+from kinitro.executor.stage import docker_hosts
 from kinitro.settings import ExecutorSettings
 
 if TYPE_CHECKING:
+    from kinitro.backends.docker import DockerSettings
     from kinitro.backends.docker.engine import Engine
 
 _VERSION = "org.opencontainers.image.version"
@@ -40,37 +44,43 @@ async def engine_answers() -> Finding:
 
 
 async def docker(settings: ExecutorSettings, families: Sequence[str]) -> Sequence[Finding]:
-    """Engine, images, isolation. The probe's container is removed again; nothing is pulled or swept."""
+    """Engine, images, isolation, on each Docker host. The probe's container is removed; nothing is pulled or swept."""
     if not has_extra("docker"):
         return [skipped(each, "the docker extra is not installed") for each in ("Docker", "Images", "Isolation")]
-    from kinitro.backends.docker.engine import Engine  # noqa: PLC0415 - optional, and slow to import
+    images = {family: settings.eval_images.get(family, f"kinitro/{family}:v1") for family in families}
+    hosts = docker_hosts(settings)
+    found = await asyncio.gather(*(_host(host, images) for host in hosts))
+    if len(hosts) == 1:
+        return found[0]
+    return [
+        replace(one, text=f"{host.host}: {one.text}") for host, ones in zip(hosts, found, strict=True) for one in ones
+    ]
+
+
+async def _host(host: "DockerSettings", images: Mapping[str, str]) -> list[Finding]:
+    from kinitro.backends.docker.hosts import connected  # noqa: PLC0415 - optional, and slow to import
 
     try:
-        engine = await in_daemon_thread(Engine.connect)
-    except ConfigurationError as error:
+        async with connected(host.host) as (engine, _):
+            facts = await engine.do("The engine", engine.client.info)
+            looked = [await _image(engine, name, image) for name, image in {"miner": host.image, **images}.items()]
+    except (ConfigurationError, InfrastructureError) as error:
         gone = "needs an engine that answers"
         return [
             failed("Docker", error.message, error.advice),
             skipped("Images", gone),
             skipped("Isolation", gone),
         ]
-    with contextlib.closing(engine):
-        found, root = await _engine(engine)
-        images = {family: settings.eval_images.get(family, f"kinitro/{family}:v1") for family in families}
-        wanted = {"miner": settings.miner_deployment_image, **images}
-        looked = [await _image(engine, name, image) for name, image in wanted.items()]
-    isolation = await _isolation(settings) if looked[0].verdict is not Verdict.FAILED else _no_runner(wanted["miner"])
-    return [*found, *_room(root), *looked, isolation]
-
-
-async def _engine(engine: "Engine") -> tuple[list[Finding], str]:
-    facts: Mapping[str, object] = await engine.do("The engine", engine.client.info)
-    return [ok("Docker", f"engine {facts.get('ServerVersion')} answers")], str(facts.get("DockerRootDir", ""))
+    answers = ok("Docker", f"engine {facts.get('ServerVersion')} answers")
+    room = _room(str(facts.get("DockerRootDir", ""))) if host.host == LOCAL_HOST else []
+    if looked[0].verdict is Verdict.FAILED:
+        return [answers, *room, *looked, skipped("Isolation", f"the probe needs {host.image}")]
+    return [answers, *room, *looked, await _isolation(host)]
 
 
 def _room(root: str) -> list[Finding]:
     place = Path(root)
-    # A remote engine's folder is not on this machine.
+    # An engine that DOCKER_HOST names elsewhere has its folder there.
     return [room_finding("Docker's disk", place, 10.0)] if root and place.is_dir() else []
 
 
@@ -93,20 +103,16 @@ async def _image(engine: "Engine", name: str, image: str) -> Finding:
     return ok(subject, f"{image}, of this version")
 
 
-async def _isolation(settings: ExecutorSettings) -> Finding:
-    from kinitro.backends.docker import DockerBackend, DockerSettings  # noqa: PLC0415 - optional, and slow to import
+async def _isolation(host: "DockerSettings") -> Finding:
+    from kinitro.backends.docker import DockerBackend  # noqa: PLC0415 - optional, and slow to import
 
     # A state folder of its own: what other executors left is none of its business.
     folder = tempfile.mkdtemp(prefix="kinitro-doctor-")
     try:
-        async with DockerBackend(DockerSettings(Path(folder), settings.miner_deployment_image)):
+        async with DockerBackend(replace(host, state=Path(folder))):
             pass
     except (ConfigurationError, InfrastructureError) as error:
         return failed("Isolation", error.message, error.advice)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return ok("Isolation", "a container like a policy's reached neither this host nor the outside")
-
-
-def _no_runner(image: str) -> Finding:
-    return skipped("Isolation", f"the probe needs {image}")
