@@ -204,7 +204,7 @@ class SystemStatus(Message):
     unserved_environments: list[str] = Field(default_factory=list)
     """Environments of the running cycle that no live executor serves."""
     scheduler_running: bool = False
-    """Whether a scheduler holds this database's lock just now."""
+    """Whether a scheduler runs on this database, leading, standing by or waiting for its chain."""
     netuid: int | None = None
     genesis: str | None = None
     """The subnet this database belongs to; null before its first scheduler."""

@@ -20,6 +20,8 @@ from kinitro.types import CycleStatus, MinerState, PolicyRef
 
 LEADER_LOCK = 0x6B696E69  # "kini"
 """The advisory lock that the leading scheduler holds."""
+PRESENCE_LOCK = 0x6B696E70  # "kinp"
+"""The advisory lock that every scheduler shares while it runs, also one that stands by or waits for the chain."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,18 @@ async def try_leadership(database: Database) -> AsyncIterator[AsyncConnection | 
             yield connection if locked else None
         finally:
             # Closing the session gives the lock back, whatever state the connection is in.
+            await connection.invalidate()
+
+
+@asynccontextmanager
+async def presence(database: Database) -> AsyncIterator[None]:
+    """Lets others see that a scheduler runs on this database, whether or not it leads."""
+    async with database.connect() as connection:
+        await connection.execute(sa.select(sa.func.pg_advisory_lock_shared(PRESENCE_LOCK)))
+        await connection.commit()
+        try:
+            yield
+        finally:
             await connection.invalidate()
 
 

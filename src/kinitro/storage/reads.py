@@ -17,7 +17,7 @@ from kinitro.schemas import (
     WeightsU16,
 )
 from kinitro.storage import tables as t
-from kinitro.storage.cycles import LEADER_LOCK
+from kinitro.storage.cycles import LEADER_LOCK, PRESENCE_LOCK
 from kinitro.types import CycleStatus, MinerState
 
 SERVED_WITHIN = timedelta(seconds=120)
@@ -25,10 +25,11 @@ SERVED_WITHIN = timedelta(seconds=120)
 
 _OPEN = (CycleStatus.PENDING, CycleStatus.RUNNING)
 
-_LEADER = sa.text(f"""
+_SCHEDULER = sa.text(f"""
     select exists (
         select from pg_locks where locktype = 'advisory' and granted and objsubid = 1 and classid = 0
-          and objid = {LEADER_LOCK} and database = (select oid from pg_database where datname = current_database())
+          and objid in ({LEADER_LOCK}, {PRESENCE_LOCK})
+          and database = (select oid from pg_database where datname = current_database())
     )
 """)  # noqa: S608 - a number of ours
 
@@ -90,8 +91,8 @@ async def load_notices(connection: AsyncConnection) -> dict[str, str]:
 
 
 async def scheduler_runs(connection: AsyncConnection) -> bool:
-    """Whether somebody holds the scheduler's lock on this database."""
-    return bool(await connection.scalar(_LEADER))
+    """Whether a scheduler runs on this database, leading or not."""
+    return bool(await connection.scalar(_SCHEDULER))
 
 
 async def list_miners(connection: AsyncConnection) -> list[MinerOut]:
