@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from .conftest import docker
+from .conftest import docker, left_over
 
 ROOT = Path(__file__).parents[2]
 SERVICES = os.environ.get("KINITRO_IMAGE", "kinitro/services:v1")
@@ -48,6 +48,11 @@ def project() -> tuple[dict[str, str], str]:
     return os.environ | variables, f"kinitro-test-{uuid4().hex[:6]}"
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> None:
+    """Not after each test: the stack's executor works on; `compose` looks when it is down."""
+
+
 @pytest.fixture(scope="module")
 def compose(project: tuple[dict[str, str], str]) -> Iterator[Compose]:
     variables, name = project
@@ -65,8 +70,9 @@ def compose(project: tuple[dict[str, str], str]) -> Iterator[Compose]:
         yield run
     finally:
         subprocess.run(
-            [*command, "down", "-v", "--timeout", "20"], env=variables, capture_output=True, timeout=120, check=False
+            [*command, "down", "-v", "--timeout", "30"], env=variables, capture_output=True, timeout=120, check=False
         )
+    assert left_over() == []
 
 
 @pytest.fixture(scope="module")
