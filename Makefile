@@ -34,10 +34,11 @@ test-container: setup  ## Docker mode, with a real engine and the images (budget
 test-guide: setup  ## The user's guide as it is written: PostgreSQL at 5432, API at 8000, an engine (budget: 10 minutes)
 	$(call PYTEST,600) tests/guide
 
-images: setup  ## Build the images of Docker mode (TORCH_INDEX=none: no torch; UNITY=...: ProcTHOR too)
+images: setup  ## Build the images of Docker mode and of the services (TORCH_INDEX=none: no torch; UNITY=...: ProcTHOR too)
 	$(RUN) kinitro env build metaworld
 	$(if $(UNITY),$(RUN) kinitro env build procthor --unity $(UNITY))
 	$(RUN) kinitro env build miner $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+	docker build --quiet --tag kinitro/services:v1 --build-arg KINITRO_REVISION=$$(git describe --always --abbrev=40 --dirty --exclude='*') .
 
 check: format lint types imports test  ## Everything CI checks
 

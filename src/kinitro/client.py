@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
@@ -24,6 +24,7 @@ from kinitro.schemas import (
     LeaseRef,
     LeasesRequest,
     MinerOut,
+    MinerStatus,
     Problem,
     ReleaseResponse,
     ResultIn,
@@ -96,6 +97,11 @@ class KinitroClient:
         )
         return await self._post("/v1/tasks/fetch", request, FetchResponse)
 
+    async def pause(self, executor_id: str, reason: str, usage: Usage | None = None) -> None:
+        """Says that this executor takes no work now, and why (at most 500 characters)."""
+        request = FetchRequest(executor_id=executor_id, batch_size=1, paused=reason, usage=usage)
+        await self._post("/v1/tasks/fetch", request, FetchResponse)
+
     async def heartbeat(
         self, executor_id: str, leases: Sequence[LeaseRef], usage: Usage | None = None
     ) -> HeartbeatResponse:
@@ -132,6 +138,10 @@ class KinitroClient:
     async def miners(self) -> list[MinerOut]:
         """Every miner with a commitment, with its state."""
         return self._parse(await self._ok("GET", "/v1/miners"), _MINERS.validate_json)
+
+    async def miner(self, hotkey: str) -> MinerStatus:
+        """One miner's state, reason, queue and last result. 404, with the reason, when the API does not know it."""
+        return await self._get(f"/v1/miners/{quote(hotkey, safe='')}", MinerStatus)
 
     async def environments(self) -> list[EnvironmentOut]:
         """The environments of the latest cycle."""

@@ -13,6 +13,7 @@ EnvId = Annotated[str, StringConstraints(max_length=120, pattern=r"^[a-z0-9_-]+/
 Digest = Annotated[str, StringConstraints(max_length=200, pattern=r"^[\x21-\x7e]+$")]
 # PostgreSQL's text holds everything but NUL.
 Text = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$")]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Uid = Annotated[int, Field(ge=0, le=65535)]
 
@@ -90,6 +91,8 @@ class FetchRequest(Request):
     batch_size: int = Field(ge=1, le=100)
     env_ids: list[EnvId] | None = Field(default=None, max_length=1000)
     usage: Usage | None = None
+    paused: Reason | None = None
+    """Why this executor takes no work now; it is shown in /v1/status, and nothing is handed out."""
 
 
 class FetchResponse(Message):
@@ -213,6 +216,11 @@ class SystemStatus(Message):
     """Sentences an operator should read: why no weights, what the scheduler waits for."""
     unserved_environments: list[str] = Field(default_factory=list)
     """Environments of the running cycle that no live executor serves."""
+    scheduler_running: bool = False
+    """Whether a scheduler runs on this database, leading, standing by or waiting for its chain."""
+    netuid: int | None = None
+    genesis: str | None = None
+    """The subnet this database belongs to; null before its first scheduler."""
 
 
 class MinerOut(Message):
@@ -226,6 +234,51 @@ class MinerOut(Message):
     repo: str | None = None
     revision: str | None = None
     place: int | None = None
+
+
+class QueueOut(Message):
+    """How far the open cycle is with one miner. Says nothing of how its episodes ended."""
+
+    cycle_id: int
+    status: CycleStatus
+    tasks_total: int
+    tasks_done: int
+    tasks_running: int
+    tasks_left: int
+    tasks_ahead: int
+    """Episodes of other miners that are handed out before this miner's next one."""
+    miners_ahead: int
+
+
+class LastResultOut(Message):
+    """What the last completed cycle that evaluated a submission came to for it."""
+
+    cycle_id: int
+    block_number: int
+    completed_at: datetime
+    success_rates: dict[str, float]
+    episodes_completed: int
+    episodes_failed: int
+    policy_errors: dict[str, int]
+    """The most frequent errors that were the policy's own, each with the number of episodes."""
+    prizes: list[str]
+    points: int
+    weight: float | None
+    """Its share of the weights; null when that cycle published none."""
+
+
+class MinerStatus(MinerOut):
+    """One miner, with everything its owner needs to know why its submission is where it is."""
+
+    committed_block: int | None = None
+    first_seen_block: int | None = None
+    """The first block at which this hotkey was seen with this policy: its place in line goes by it."""
+    seen_at_block: int | None = None
+    """The block at which the scheduler last read this commitment for a cycle."""
+    queue: QueueOut | None = None
+    waiting_for: list[str] = Field(default_factory=list)
+    """What has to happen before its next result, each a sentence; empty for a copy and a rejected one."""
+    last_result: LastResultOut | None = None
 
 
 class EnvironmentOut(Message):

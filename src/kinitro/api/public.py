@@ -11,12 +11,14 @@ from kinitro.schemas import (
     CycleOut,
     EnvironmentOut,
     MinerOut,
+    MinerStatus,
     Name,
     ScoresOut,
     SystemStatus,
     TaskStats,
     WeightsOut,
 )
+from kinitro.storage import miners as standing
 from kinitro.storage import reads
 from kinitro.storage.database import Database
 from kinitro.storage.task_pool import TaskPool
@@ -55,15 +57,13 @@ def _add_overview(router: APIRouter, database: Database) -> None:
             return await reads.list_miners(connection)
 
     @router.get("/miners/{hotkey}", tags=["overview"], responses=NOT_FOUND | INVALID)
-    async def miner(hotkey: Name) -> MinerOut:
-        """One miner by its hotkey."""
+    async def miner(hotkey: Name) -> MinerStatus:
+        """One miner by its hotkey: its state and why, its place in the queue, what it waits for, its last result."""
         async with database.connect() as connection:
-            found = await reads.load_miner(connection, hotkey)
+            found = await standing.load_miner_status(connection, hotkey)
+            why_not = await standing.why_unknown(connection, hotkey) if found is None else ""
         if found is None:
-            raise not_found(
-                f"No miner {hotkey} in the latest cycle. Is it registered, and has it committed? "
-                "See `kinitro miner show-commitment`; a new commitment joins when the next cycle starts."
-            )
+            raise not_found(why_not)
         return found
 
     @router.get("/environments", tags=["overview"])

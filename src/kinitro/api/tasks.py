@@ -31,8 +31,14 @@ def tasks_router(pool: TaskPool, metrics: Metrics) -> APIRouter:
 
     @router.post("/fetch")
     async def fetch(request: FetchRequest) -> FetchResponse:
-        """Leases up to `batch_size` tasks to this executor. None free is an empty list, not an error."""
+        """Leases up to `batch_size` tasks to this executor. None free is an empty list, not an error.
+
+        One that says why it is `paused` gets none, and its reason is shown in /v1/status.
+        """
         metrics.note_usage(request.executor_id, request.usage)
+        if request.paused is not None:
+            await pool.pause(request.executor_id, request.paused)
+            return FetchResponse(tasks=[], total_pending=0)
         return await pool.fetch(request.executor_id, request.batch_size, request.env_ids)
 
     @router.post("/heartbeat")

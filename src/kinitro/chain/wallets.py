@@ -56,14 +56,27 @@ def load_signer(network: str, name: HotkeyName) -> Signer:
 
 def hotkey_address(network: str, name: HotkeyName) -> str:
     """The hotkey's address, without its password where btcli wrote the public half. Errors as of `load_signer`."""
-    if network != "dev":
-        try:
-            address = json.loads(name.public_file.read_text()).get("ss58Address")
-            if isinstance(address, str):
-                return address
-        except (OSError, ValueError, AttributeError):
-            pass  # the secret file says it too, and names the trouble when there is any
+    if network != "dev" and (address := _address_in(name.public_file)) is not None:
+        return address
+    # The secret file says it too, and names the trouble when there is any.
     return load_signer(network, name).ss58_address
+
+
+def public_address(network: str, name: HotkeyName) -> str | None:
+    """The hotkey's address if it can be told without a password. `ConfigurationError` when there is no such hotkey."""
+    if network == "dev":
+        return dev_signer(name.wallet, name.hotkey).ss58_address
+    _check_present(name)
+    return _address_in(name.public_file) or _address_in(name.file)
+
+
+def _address_in(file: Path) -> str | None:
+    """What a keyfile of btcli says of its address, if it is not encrypted."""
+    try:
+        address = json.loads(file.read_bytes()).get("ss58Address")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return address if isinstance(address, str) else None
 
 
 def _check_present(name: HotkeyName) -> None:

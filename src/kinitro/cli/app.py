@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli import database, demo, environments, miner, policy, results, services, validate
+from kinitro.cli import database, demo, doctor, environments, miner, policy, results, services, standing, validate
 from kinitro.errors import KinitroError
 
 app = typer.Typer(
@@ -42,8 +42,10 @@ services.register(app)
 validate.register(app)
 app.add_typer(environments.app, name="env")
 policy.register(miner.app)
+standing.register(miner.app)
 app.add_typer(miner.app, name="miner")
 results.register(app)
+doctor.register(app)
 
 
 def main() -> int:

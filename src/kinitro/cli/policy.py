@@ -224,5 +224,4 @@ def _say_deployed(done: "Deployed", netuid: int, network: str) -> None:
     if done.private:
         typer.echo(f"{done.ref.repo} is private: only operators with a token that may read it can evaluate it.")
     typer.echo("Next: the scheduler takes it into the next cycle it starts. To watch:")
-    typer.echo(f"  kinitro miner show-commitment --netuid {netuid} --network {network}")
-    typer.echo("  GET /v1/miners of the operator's API says what became of it")
+    typer.echo(f"  kinitro miner status --hotkey {commit.hotkey} --netuid {netuid} --network {network} --api-url URL")

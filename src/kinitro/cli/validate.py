@@ -62,7 +62,7 @@ def validate(
     from kinitro.validator import serve, set_once
 
     configure(log_level, log_format)
-    settings = _with_network(
+    settings = with_network(
         ValidatorSettings.load(
             backend_url=backend_url,
             network=network,
@@ -83,7 +83,7 @@ def validate(
         run_service(lambda: serve(settings, signer))
 
 
-def _with_network(settings: "ValidatorSettings") -> "ValidatorSettings":
+def with_network(settings: "ValidatorSettings") -> "ValidatorSettings":
     """The variable that btcli reads counts where neither the flag nor our own variable was given."""
     given = settings.network if "network" in settings.model_fields_set else None
     return settings.model_copy(update={"network": chosen_network(given)})

@@ -255,6 +255,12 @@ async def _in_thread(call: Callable[[], T]) -> T:
         raise failure from error
 
 
+def saved_token() -> SecretStr | None:
+    """What the SDK itself would use: `HF_TOKEN`, else the saved login."""
+    found = get_token()
+    return SecretStr(found) if found else None
+
+
 class HubPublisher:
     """What a miner does to a repo of their own on the hub at `HF_ENDPOINT`.
 

@@ -21,13 +21,14 @@ from kinitro.executor.leases import Held, Leases
 from kinitro.executor.link import ApiLink
 from kinitro.executor.outbox import Outbox
 from kinitro.executor.selftest import SelfTest
-from kinitro.logs import get_logger
+from kinitro.logs import get_logger, mask, printable
 from kinitro.types import PolicyRef
 
 T = TypeVar("T")
 _log = get_logger("executor")
 _STALE_S = 60.0
 _LOOK_AGAIN_S = 1.0
+_MAX_REASON = 500
 NO_ENDPOINT = (
     "No miner endpoint available: miner deployments are switched off here and the task names no endpoint. "
     "Set KINITRO_EXECUTOR_MINER_DEPLOYMENT_ENABLED=true, and check that the miner has a valid miner_repo and "
@@ -94,6 +95,7 @@ class Executor:
         self._faults = FaultCounter()
         self._healthy = asyncio.Event()
         self._healthy.set()
+        self._pause_reason = "unknown"
         self._changed = asyncio.Event()
         self._ending = False
 
@@ -116,13 +118,24 @@ class Executor:
     async def _fetch(self) -> None:
         pause_s = self._limits.poll_interval_s
         while True:
-            await self._healthy.wait()
+            if not self._healthy.is_set():
+                await self._sit_out()
+                continue
             room = self._limits.max_queued - sum(1 for _ in self._leases.queued())
             if room <= 0 or (room <= self._limits.max_queued // 2 and not self._is_idle()):
                 await self._until_changed()
             elif not await self._fetch_some(min(room, 100)):
                 # Not for security: executors must not all look at the same moment.
                 await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311
+
+    async def _sit_out(self) -> None:
+        """While paused: says so and why, as often as it would ask for work."""
+        with contextlib.suppress(ApiUnreachable, ApiError):
+            await self._link.pause(printable(mask(self._pause_reason))[:_MAX_REASON])
+        # Not wait_for: before Python 3.12 it may swallow a cancellation that comes together with the event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.poll_interval_s):
+                await self._healthy.wait()
 
     def _is_idle(self) -> bool:
         """Whether a slot is free that nothing queued can take: what waits there is for policies that are busy."""
@@ -232,6 +245,7 @@ class Executor:
             **trouble,
         )
         if self._faults.record(outcome.fault) and self._healthy.is_set():
+            self._pause_reason = f"{self._faults.count} infrastructure faults of one kind: {outcome.fault}"
             self._healthy.clear()
             self._tell_all()
 
@@ -252,7 +266,7 @@ class Executor:
                 await self._until_changed()
                 continue
             kind = self._faults.kind or "unknown"
-            _log.error("executor_paused", reason=f"{self._faults.count} infrastructure faults of one kind: {kind}")
+            _log.error("executor_paused", reason=self._pause_reason)
             await self._release_queued()
             while not await self._passes(kind):
                 pass
@@ -266,6 +280,7 @@ class Executor:
             await self._selftest.run(kind)
         except KinitroError as error:
             _log.error("selftest_failed", error=str(error))
+            self._pause_reason = f"its self-test fails: {error.message}"
             self._faults.resume()
             return False
         return True

@@ -49,6 +49,10 @@ class ApiLink:
         """Leases up to `batch_size` tasks."""
         return await self._call(self._client.fetch(self._executor_id, batch_size, env_ids, self._usage()))
 
+    async def pause(self, reason: str) -> None:
+        """Says that this executor takes no work now, and why."""
+        await self._call(self._client.pause(self._executor_id, reason, self._usage()))
+
     async def heartbeat(self, leases: Sequence[LeaseRef]) -> HeartbeatResponse:
         """Extends leases."""
         return await self._call(self._client.heartbeat(self._executor_id, leases, self._usage()))

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -145,7 +146,7 @@ class Lifecycle:
 
     async def _begin(self) -> OpenCycle | None:
         """Waits for the next cycle's time, then discovers and plans it. None when there is nothing to evaluate."""
-        await asyncio.sleep(await self._seconds_until_due())
+        await self._until_due()
         subnet = await self._subnet(self._settings.netuid)
         discovery = planning.discover(subnet.neurons)
         log.info("commitments_loaded", count=len(discovery.readable), total_miners=len(subnet.neurons))
@@ -176,6 +177,19 @@ class Lifecycle:
             await record_owners(self._connection, found.owners)
         return ownership.admit(readable, known, found)
 
+    async def _until_due(self) -> None:
+        """Waits for the next cycle's time, and says when that is."""
+        seconds = await self._seconds_until_due()
+        if seconds:
+            due = datetime.now(UTC) + timedelta(seconds=seconds)
+            await self._notice("next", f"The next cycle is due at {due:%Y-%m-%d %H:%M:%S} UTC.")
+            await asyncio.sleep(seconds)
+        await self._notice("next", None)
+
+    async def _notice(self, topic: str, text: str | None) -> None:
+        async with self._connection.begin():
+            await set_notice(self._connection, topic, text)
+
     async def _seconds_until_due(self) -> float:
         async with self._connection.begin():
             age = await seconds_since_last_start(self._connection)
@@ -187,8 +201,7 @@ class Lifecycle:
             listed = "; ".join(f"uid {miner.uid}: {miner.reason}" for miner in turned_away[:_SHOWN])
             text += f" {len(turned_away)} can't take part. {listed}" + (" ..." if turned_away[_SHOWN:] else "")
         log.warning(text)
-        async with self._connection.begin():
-            await set_notice(self._connection, "miners", text)
+        await self._notice("miners", text)
 
     async def _show(self, turned_away: tuple[MinerEntry, ...]) -> None:
         waiting = [miner for miner in turned_away if miner.state is MinerState.QUEUED]
@@ -286,8 +299,7 @@ class Lifecycle:
     async def _report_chain(self, problem: str | None) -> None:
         if problem:
             log.warning("chain_unreachable", reason=problem)
-        async with self._connection.begin():
-            await set_notice(self._connection, "chain", problem)
+        await self._notice("chain", problem)
 
     async def wait(self, cycle: OpenCycle) -> None:
         """Returns when every task is closed: by a verdict, by its last attempt, or by the cycle's timeout."""

@@ -15,7 +15,7 @@ from kinitro.logs import get_logger
 from kinitro.scheduler.lifecycle import Lifecycle, RejectionLog
 from kinitro.scheduler.ownership import PolicyInspector
 from kinitro.settings import SchedulerSettings
-from kinitro.storage import Database, open_database, set_notice, try_leadership
+from kinitro.storage import Database, open_database, presence, set_notice, try_leadership
 
 log = get_logger("scheduler")
 
@@ -64,25 +64,33 @@ async def _keep_leading(
     standing_by = False
     while True:
         try:
-            async with try_leadership(database) as connection:
-                if connection is None:
-                    if not standing_by:
-                        log.info("scheduler_standing_by", reason="another scheduler holds this database's lock")
-                    standing_by = True
-                    await asyncio.sleep(STANDBY_POLL_S)
-                    continue
-                standing_by, led_since = False, time.monotonic()
-                await Lifecycle(
-                    connection, chain, settings, environments, inspector=inspector, rejections=rejections
-                ).run()
-        except ChainError as error:
-            log.warning("chain_trouble", reason=str(error))
-            await _say(database, str(error))
+            async with presence(database):
+                try:
+                    async with try_leadership(database) as connection:
+                        if connection is None:
+                            if not standing_by:
+                                log.info("scheduler_standing_by", reason="another scheduler holds this database's lock")
+                            standing_by = True
+                            await asyncio.sleep(STANDBY_POLL_S)
+                            continue
+                        standing_by, led_since = False, time.monotonic()
+                        await Lifecycle(
+                            connection, chain, settings, environments, inspector=inspector, rejections=rejections
+                        ).run()
+                except ChainError as error:
+                    log.warning("chain_trouble", reason=str(error))
+                    await _say(database, str(error))
+                    failures = _failures(failures, led_since)
+                    await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
         except (DatabaseUnreachable, DBAPIError, OSError) as error:
             log.warning("database_trouble", reason=str(error).splitlines()[0])
-        # What fails at once again and again is tried less and less often; after a good stretch we begin anew.
-        failures = 0 if time.monotonic() - led_since > RETRY_S[-1] else failures + 1
-        await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+            failures = _failures(failures, led_since)
+            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+
+
+def _failures(before: int, led_since: float) -> int:
+    """What fails at once again and again is tried less and less often; after a good stretch we begin anew."""
+    return 0 if time.monotonic() - led_since > RETRY_S[-1] else before + 1
 
 
 async def _say(database: Database, text: str) -> None:

@@ -18,7 +18,10 @@ from kinitro.storage import tables as t
 from kinitro.storage.database import Database
 from kinitro.types import CycleStatus, MinerState, PolicyRef
 
-_LEADER_LOCK = 0x6B696E69  # "kini"
+LEADER_LOCK = 0x6B696E69  # "kini"
+"""The advisory lock that the leading scheduler holds."""
+PRESENCE_LOCK = 0x6B696E70  # "kinp"
+"""The advisory lock that every scheduler shares while it runs, also one that stands by or waits for the chain."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +118,24 @@ async def try_leadership(database: Database) -> AsyncIterator[AsyncConnection | 
     The lock lives as long as the connection: writing through it proves that we still lead.
     """
     async with database.connect() as connection:
-        locked = bool(await connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LEADER_LOCK))))
+        locked = bool(await connection.scalar(sa.select(sa.func.pg_try_advisory_lock(LEADER_LOCK))))
         await connection.commit()
         try:
             yield connection if locked else None
         finally:
             # Closing the session gives the lock back, whatever state the connection is in.
+            await connection.invalidate()
+
+
+@asynccontextmanager
+async def presence(database: Database) -> AsyncIterator[None]:
+    """Lets others see that a scheduler runs on this database, whether or not it leads."""
+    async with database.connect() as connection:
+        await connection.execute(sa.select(sa.func.pg_advisory_lock_shared(PRESENCE_LOCK)))
+        await connection.commit()
+        try:
+            yield
+        finally:
             await connection.invalidate()
 
 

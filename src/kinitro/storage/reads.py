@@ -17,12 +17,21 @@ from kinitro.schemas import (
     WeightsU16,
 )
 from kinitro.storage import tables as t
+from kinitro.storage.cycles import LEADER_LOCK, PRESENCE_LOCK
 from kinitro.types import CycleStatus, MinerState
 
 SERVED_WITHIN = timedelta(seconds=120)
 """An executor that was last seen longer ago than this no longer serves its environments."""
 
 _OPEN = (CycleStatus.PENDING, CycleStatus.RUNNING)
+
+_SCHEDULER = sa.text(f"""
+    select exists (
+        select from pg_locks where locktype = 'advisory' and granted and objsubid = 1 and classid = 0
+          and objid in ({LEADER_LOCK}, {PRESENCE_LOCK})
+          and database = (select oid from pg_database where datname = current_database())
+    )
+""")  # noqa: S608 - a number of ours
 
 # Explicit, so that a salt can't slip out with a new use of the row.
 _CYCLE: tuple[sa.ColumnElement[Any], ...] = (  # Any: columns of several types
@@ -55,7 +64,7 @@ async def load_status(connection: AsyncConnection) -> SystemStatus:
     """What the system is doing, and what it waits for. `environments` are the latest cycle's."""
     current = await _newest_cycle(connection, _OPEN)
     last_completed = await _newest_cycle(connection, (CycleStatus.COMPLETED,))
-    reasons = await connection.scalars(sa.select(t.notices.c.text).order_by(t.notices.c.topic))
+    ledger = (await connection.execute(sa.select(t.ledgers.c.genesis, t.ledgers.c.netuid))).one_or_none()
     return SystemStatus(
         current_cycle=current,
         last_completed_cycle=last_completed,
@@ -63,9 +72,27 @@ async def load_status(connection: AsyncConnection) -> SystemStatus:
         total_miners_evaluated=await _count_evaluated_hotkeys(connection),
         environments=await _latest_environments(connection),
         is_evaluating=current is not None and current.status is CycleStatus.RUNNING,
-        reasons=list(reasons),
-        unserved_environments=await _unserved_environments(connection),
+        reasons=list((await load_notices(connection)).values()),
+        unserved_environments=await unserved_environments(connection),
+        scheduler_running=await scheduler_runs(connection),
+        netuid=None if ledger is None else ledger.netuid,
+        genesis=None if ledger is None else ledger.genesis,
     )
+
+
+async def load_notices(connection: AsyncConnection) -> dict[str, str]:
+    """What presently stands in the way, one sentence a topic. A paused executor's counts while it is heard of."""
+    live = sa.exists().where(
+        t.notices.c.topic == sa.literal("executor ") + t.executors.c.executor_id,
+        t.executors.c.last_seen_at > t.NOW - SERVED_WITHIN,
+    )
+    query = sa.select(t.notices).where(sa.or_(t.notices.c.topic.not_like("executor %"), live))
+    return {row.topic: row.text for row in await connection.execute(query.order_by(t.notices.c.topic))}
+
+
+async def scheduler_runs(connection: AsyncConnection) -> bool:
+    """Whether a scheduler runs on this database, leading or not."""
+    return bool(await connection.scalar(_SCHEDULER))
 
 
 async def list_miners(connection: AsyncConnection) -> list[MinerOut]:
@@ -167,8 +194,8 @@ async def _latest_environments(connection: AsyncConnection) -> list[str]:
     return [item["env_id"] for item in listed or []]
 
 
-async def _unserved_environments(connection: AsyncConnection) -> list[str]:
-    """Environments of the running cycle that no executor seen lately serves."""
+async def unserved_environments(connection: AsyncConnection) -> list[str]:
+    """Environments of the running cycle that no executor seen lately serves. One that has paused serves none."""
     running = sa.select(t.cycles.c.environments).where(t.cycles.c.status == CycleStatus.RUNNING)
     wanted = [item["env_id"] for item in await connection.scalar(running) or []]
     live = sa.select(t.executors.c.env_ids).where(t.executors.c.last_seen_at > t.NOW - SERVED_WITHIN)
@@ -213,6 +240,7 @@ def _miners() -> sa.Select[Any]:  # Any: columns of several tables
         sa.select(
             miner,
             cycle.c.status.label("cycle_status"),
+            cycle.c.failure_reason.label("cycle_failure"),
             evaluated.c.block_number.label("evaluated_block"),
             result.c.rate,
             result.c.environments,
@@ -244,7 +272,7 @@ def _last_evaluation() -> sa.Select[Any]:  # Any: columns of several tables
 def _miner(row: sa.Row[Any]) -> MinerOut:  # Any: a row's columns are not typed
     state, reason = MinerState(row.state), row.reason
     if state is MinerState.EVALUATED and row.evaluated_block is None:
-        state, reason = MinerState.QUEUED, _why_queued(row.cycle_id, CycleStatus(row.cycle_status))
+        state, reason = MinerState.QUEUED, _why_queued(row.cycle_id, CycleStatus(row.cycle_status), row.cycle_failure)
     return MinerOut(
         uid=row.uid,
         hotkey=row.hotkey,
@@ -273,9 +301,9 @@ def _turned_away(row: sa.Row[Any]) -> MinerOut:  # Any: a row's columns are not 
     )
 
 
-def _why_queued(cycle_id: int, status: CycleStatus) -> str:
+def _why_queued(cycle_id: int, status: CycleStatus, failure: str | None) -> str:
     if status is CycleStatus.FAILED:
-        return f"cycle {cycle_id} failed; the next one evaluates it again"
+        return f"cycle {cycle_id} failed ({failure}); the next one evaluates it again"
     return f"its first results come when cycle {cycle_id} ends"
 
 

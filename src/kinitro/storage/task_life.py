@@ -167,7 +167,11 @@ _FAIL = text("""
 """)
 
 _FORGET = text("""
-    delete from executors where last_seen_at < clock_timestamp() - interval '1 day' returning executor_id
+    with gone as (
+        delete from executors where last_seen_at < clock_timestamp() - interval '1 day' returning executor_id
+    ),
+    unsaid as (delete from notices using gone where topic = 'executor ' || gone.executor_id)
+    select executor_id from gone
 """)
 
 _PROGRESS = text("""

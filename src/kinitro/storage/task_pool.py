@@ -93,6 +93,12 @@ class TaskPool:
         tasks = [_task_out(row) for row in sorted(rows, key=lambda row: row.position)]
         return FetchResponse(tasks=tasks, total_pending=pending)
 
+    async def pause(self, executor_id: str, reason: str) -> None:
+        """Remembers that this executor is there, serves nothing now, and why. Its next fetch takes it back."""
+        async with self._database.begin() as connection:
+            asked = {"executor": executor_id, "text": f"Executor {executor_id} has paused itself: {reason}"}
+            await connection.execute(_PAUSE, asked)
+
     async def heartbeat(self, executor_id: str, leases: Sequence[LeaseRef]) -> HeartbeatResponse:
         """Renews leases, up to their cap, and marks started ones. What can't be renewed is lost: stop working on it."""
         async with self._database.begin() as connection:
@@ -198,8 +204,18 @@ _SEE = text("""
     with seen as (
         insert into executors (executor_id, env_ids) values (:executor, cast(:envs as jsonb))
         on conflict (executor_id) do update set last_seen_at = clock_timestamp(), env_ids = excluded.env_ids
-    )
+    ),
+    resumed as (delete from notices where topic = 'executor ' || :executor)
     select id from cycles where status = 'running'
+""")
+
+_PAUSE = text("""
+    with seen as (
+        insert into executors (executor_id, env_ids) values (:executor, '[]'::jsonb)
+        on conflict (executor_id) do update set last_seen_at = clock_timestamp(), env_ids = excluded.env_ids
+    )
+    insert into notices (topic, text) values ('executor ' || :executor, :text)
+    on conflict (topic) do update set text = excluded.text
 """)
 
 _TOUCH = text("""

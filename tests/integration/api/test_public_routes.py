@@ -66,7 +66,7 @@ async def test_each_miner_has_a_state_and_a_reason(world, http) -> None:
     assert miners[0]["last_evaluated_block"] == 120
     assert miners[0]["environments_evaluated"] == 2
     assert (miners[2]["avg_success_rate"], miners[2]["last_evaluated_block"]) == (None, None)
-    assert (await http.get("/v1/miners/hotkey-1")).json() == miners[1]
+    assert miners[1].items() <= (await http.get("/v1/miners/hotkey-1")).json().items()
 
 
 async def test_a_new_revision_is_queued_and_does_not_inherit_the_old_ones_rate(world, http) -> None:

@@ -27,11 +27,25 @@ def kinitro(*arguments: str, home: Path, **variables: str) -> "subprocess.Comple
 def test_help_names_every_command(tmp_path):
     shown = kinitro("--help", home=tmp_path)
     assert shown.returncode == 0
-    for command in ("demo", "api", "scheduler", "executor", "db", "env", "score", "export", "explain", "compare"):
+    for command in (
+        "demo",
+        "api",
+        "scheduler",
+        "executor",
+        "db",
+        "env",
+        "score",
+        "export",
+        "explain",
+        "compare",
+        "doctor",
+    ):
         assert f"  {command} " in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "api", "scheduler", "executor", "score", "export", "explain", "compare"])
+@pytest.mark.parametrize(
+    "command", ["demo", "api", "scheduler", "executor", "score", "export", "explain", "compare", "doctor"]
+)
 def test_every_commands_help_has_an_example(tmp_path, command):
     assert f"Example: kinitro {command}" in kinitro(command, "--help", home=tmp_path).stdout
 

@@ -40,6 +40,7 @@ class FakeApi:
         self.results: dict[UUID, ResultIn] = {}
         self.submissions = 0
         self.fetches = 0
+        self.paused: list[str] = []
         self.heartbeats = 0
         self.usages: list[Usage | None] = []
         self.released: list[UUID] = []
@@ -101,6 +102,9 @@ class FakeApi:
         asked = FetchRequest.model_validate_json(await request.body())
         if (refusal := self._refusal()) is not None:
             return refusal
+        if asked.paused is not None:
+            self.paused.append(asked.paused)
+            return _json(FetchResponse(tasks=[], total_pending=0))
         self.fetches += 1
         self.usages.append(asked.usage)
         expiry = datetime.now(UTC) + timedelta(seconds=self.lease_s + self.clock_ahead_s)

@@ -249,6 +249,8 @@ async def test_three_faults_of_one_kind_pause_it_until_its_self_test_passes(
         fetches = api.fetches
         await asyncio.sleep(0.5)
         assert api.fetches == fetches, "nothing is fetched while paused"
+        assert api.paused[0].startswith("3 infrastructure faults of one kind: ")
+        await until(lambda: api.paused[-1].startswith("its self-test fails: "))
         (switches / fault).unlink()
         await until(lambda: named(events, "executor_resumed"))
         await until(lambda: all(task in api.results and api.results[task].success for task in tasks))

@@ -14,12 +14,13 @@ from kinitro.environments import select
 from kinitro.errors import ChainUnreachable, ConfigurationError, InfrastructureError, PolicyError
 from kinitro.scheduler import RebuildReport, rebuild_evidence
 from kinitro.scheduler.lifecycle import STALLED_AFTER_S, Lifecycle, RejectionLog
+from kinitro.scheduler.service import _keep_leading
 from kinitro.schemas import ResultIn, TaskOut
 from kinitro.scoring import salt_digest, score_cycle
 from kinitro.settings import SchedulerSettings
 from kinitro.storage import Database, TaskPool, load_export, try_leadership
 from kinitro.storage import tables as t
-from kinitro.storage.reads import list_miners
+from kinitro.storage.reads import list_miners, load_status
 from kinitro.types import CycleStatus, ErrorKind, MinerState, PolicyRef
 
 NETUID = 7
@@ -333,6 +334,32 @@ async def test_an_unreachable_chain_is_an_error_never_zero_miners(database, ledg
         with pytest.raises(ChainUnreachable):
             await lifecycle.run()
     assert await notice(database, "miners") is None
+
+
+async def test_a_scheduler_that_waits_for_its_chain_is_not_taken_for_none(database, ledger):
+    chosen = settings()
+    waiting = _keep_leading(database, UnreachableLedger(ledger), chosen, select(None, chosen.environments), None)
+    running = asyncio.create_task(waiting)
+    await until(database, sa.select(t.notices.c.text).where(t.notices.c.text.contains("No answer from the chain")))
+    await asyncio.sleep(0.3)  # it leads no more, and tries again in a while
+    async with database.connect() as connection:
+        assert (await load_status(connection)).scheduler_running
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    async with database.connect() as connection:
+        assert not (await load_status(connection)).scheduler_running
+
+
+async def test_between_cycles_the_status_says_when_the_next_one_is_due(database, ledger):
+    await commit(ledger, "good", "a/good")
+    chosen = settings(eval_interval_seconds=600.0)
+    async with leading(database, ledger, chosen) as lifecycle:
+        work = [asyncio.create_task(lifecycle.run()), asyncio.create_task(execute(database, succeed))]
+        await until(database, sa.select(t.notices.c.text).where(t.notices.c.topic == "next"))
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+    assert (await notice(database, "next")).startswith("The next cycle is due at 20")
 
 
 async def test_without_commitments_the_scheduler_says_so_with_the_guides_advice(database, ledger):

@@ -78,6 +78,14 @@ class Engine:
                 advice=f"Build it: {how_to_build}",
             ) from error
 
+    def labels_of(self, image: str) -> Mapping[str, str] | None:
+        """The labels of an image on this machine; None when it is not here. Pulls nothing."""
+        from docker.errors import ImageNotFound
+
+        with contextlib.suppress(ImageNotFound):
+            return dict(self.client.images.get(image).labels)
+        return None
+
     # Networks
 
     def create_network(
