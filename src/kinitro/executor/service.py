@@ -10,11 +10,12 @@ from kinitro.deployments import DeploymentManager, DeploymentSettings, SnapshotS
 from kinitro.environments import registry
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.environments.workers import EnvironmentWorkers
-from kinitro.executor.episodes import EpisodeRunner, EpisodeSettings
+from kinitro.executor.episodes import EpisodeRunner
 from kinitro.executor.executor import Executor, ExecutorLimits
 from kinitro.executor.leases import Leases
 from kinitro.executor.link import ApiLink
 from kinitro.executor.outbox import Outbox
+from kinitro.executor.records import EpisodeSettings
 from kinitro.executor.selftest import SelfTest
 from kinitro.executor.stage import Stage, open_stage, parse_size
 from kinitro.logs import get_logger
@@ -68,7 +69,10 @@ async def build_executor(
             outbox=Outbox(link, leases.drop),
             deployments=deployments,
             runner=EpisodeRunner(
-                deployments, workers, _episode_settings(settings), {spec.env_id: spec.version for spec in environments}
+                deployments,
+                workers,
+                _episode_settings(settings, stage),
+                {spec.env_id: spec.version for spec in environments},
             ),
             selftest=SelfTest(backend, workers, link, store, environments, stage.python),
         )
@@ -97,12 +101,14 @@ def _deployment_settings(settings: ExecutorSettings, stage: Stage) -> Deployment
     )
 
 
-def _episode_settings(settings: ExecutorSettings) -> EpisodeSettings:
+def _episode_settings(settings: ExecutorSettings, stage: Stage) -> EpisodeSettings:
     return EpisodeSettings(
         max_timesteps=settings.max_timesteps,
         action_timeout_s=settings.action_timeout,
         timeout_s=settings.eval_timeout,
         use_images=settings.use_images,
+        eval_mode=settings.eval_mode,
+        policy_image_digest=stage.policy_image_digest,
     )
 
 

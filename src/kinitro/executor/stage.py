@@ -37,6 +37,7 @@ class Stage:
     policy_image: str | None
     environments: EnvironmentLaunch
     max_concurrent: int
+    policy_image_digest: str | None = None
 
 
 @asynccontextmanager
@@ -100,7 +101,9 @@ async def _containers(
         most = settings.max_concurrent or sum(rooms.values())
         if most > sum(rooms.values()):
             _log.warning("more_episodes_than_processors", max_concurrent=most, note=_WAITING_NOTE)
-        yield Stage(backend, "python", settings.miner_deployment_image, launch, most)
+        runner = settings.miner_deployment_image
+        digest = await backend.ensure_image(runner, "kinitro env build miner")
+        yield Stage(backend, "python", runner, launch, most, digest)
 
 
 def docker_hosts(settings: ExecutorSettings) -> list["DockerSettings"]:

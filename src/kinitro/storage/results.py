@@ -16,6 +16,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.schemas import Refusal, ResultIn, SubmitResponse
+from kinitro.storage import records
 from kinitro.storage.task_life import AVOID_S, RETRY_DELAY_CAP_S, RETRY_DELAY_S, close_over_budget
 from kinitro.types import CycleStatus, ErrorKind, TaskStatus
 
@@ -110,8 +111,10 @@ async def take(connection: AsyncConnection, executor_id: str, results: Sequence[
     reported = await _reported(connection, {result.lease_token for result in results})
     decisions = decide(executor_id, results, tasks, reported)
     if decisions.verdicts:
+        await records.add_conditions(connection, decisions.verdicts)
         rows = [_verdict_row(result) for result in decisions.verdicts]
         await connection.execute(_WRITE_VERDICTS, {"executor": executor_id, "rows": json.dumps(rows)})
+        await records.add_records(connection, decisions.verdicts)
     if decisions.faults:
         rows = [_fault_row(result, task) for result, task in decisions.faults]
         await connection.execute(_WRITE_FAULTS, {"executor": executor_id, "rows": json.dumps(rows), **_AVOID})

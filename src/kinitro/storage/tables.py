@@ -206,6 +206,29 @@ verdicts = sa.Table(
     sa.Index("ix_verdicts_miner", "cycle_id", "uid", postgresql_include=["policy_seconds"]),
 )
 
+conditions = sa.Table(
+    "conditions",
+    metadata,
+    # What episodes ran under, each different one once, by the SHA-256 of its JSON. Append-only.
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("document", pg.JSONB, nullable=False),
+)
+
+records = sa.Table(
+    "records",
+    metadata,
+    # What a replay needs of an episode that ran. Append-only, but that `steps` go after a while.
+    sa.Column("task_id", pg.UUID(as_uuid=True), sa.ForeignKey("verdicts.task_id"), primary_key=True),
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), nullable=False),
+    sa.Column("conditions", sa.LargeBinary, sa.ForeignKey("conditions.digest"), nullable=False),
+    sa.Column("error_code", sa.Text),
+    sa.Column("facts", pg.JSONB, nullable=False),
+    sa.Column("steps", sa.LargeBinary),  # compressed (environments.trace)
+    sa.Column("steps_url", sa.Text),
+    sa.Column("steps_sha256", sa.Text),
+    sa.Index("ix_records_steps", "cycle_id", postgresql_where=sa.text("steps is not null")),
+)
+
 outcome_bits = sa.Table(
     "outcome_bits",
     metadata,

@@ -60,6 +60,10 @@ class LineWorld:
         """The goal."""
         return EpisodeFacts({"goal_m": self._goal})
 
+    def stack(self) -> dict[str, str]:
+        """Python's own numbers."""
+        return {"line": "1"}
+
     def close(self) -> None:
         """Holds nothing."""
 
