@@ -164,6 +164,8 @@ class ExecutorSettings(ServiceSettings):
     """Policy servers kept at once, in use or not; never fewer than `max_concurrent` needs."""
     snapshot_cache_gb: float = Field(default=50.0, gt=0)
     """Policies kept on disk; the least recently used make way."""
+    records_url: str | None = None
+    """Where the steps of episodes are kept, `file:///directory` or `s3://bucket/prefix`; in the database if not set."""
     shutdown_grace_seconds: float = Field(default=30.0, ge=0)
     """How long running episodes may go on after the request to end."""
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli import database, demo, environments, miner, policy, results, services, validate
+from kinitro.cli import database, demo, environments, miner, policy, replay, results, services, validate
 from kinitro.errors import KinitroError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ app.add_typer(environments.app, name="env")
 policy.register(miner.app)
 app.add_typer(miner.app, name="miner")
 results.register(app)
+replay.register(app)
 
 
 def main() -> int:

@@ -23,7 +23,8 @@ ENVIRONMENT_SERVER = (sys.executable, "-P", "-m", "kinitro.environments.server",
 class EnvironmentLaunch:
     """How environment servers are started. `images` says what each family runs in, where the backend runs images.
 
-    `passed_on` are variables of ours that they get too; `digests` are the images' own, for the record.
+    `passed_on` are variables of ours that they get too, `variables` others with their values; `digests` are the
+    images' own, for the record.
     """
 
     command: Sequence[str] = ENVIRONMENT_SERVER
@@ -32,6 +33,7 @@ class EnvironmentLaunch:
     passed_on: Sequence[str] = _PASSED_ON
     memory_bytes: int | None = None
     gpus: int = 0
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 _RECENT = 4  # as many simulators as an environment server keeps
@@ -152,7 +154,7 @@ class EnvironmentWorkers:
             role=Role.ENVIRONMENT,
             command=tuple(self._launch.command),
             directory=Path("/"),
-            environment=passed_on | {SECRET_VARIABLE: secret},
+            environment=passed_on | dict(self._launch.variables) | {SECRET_VARIABLE: secret},
             limits=Limits(cpus=1.0, memory_bytes=self._launch.memory_bytes, gpus=self._launch.gpus),
             image=self._launch.images.get(family),
             host=host,

@@ -9,7 +9,7 @@ from kinitro.deployments import Deployment, DeploymentManager
 from kinitro.environments.protocol import EvaluateReply, EvaluateRequest
 from kinitro.environments.workers import EnvironmentWorkers
 from kinitro.errors import EnvironmentFault, InfrastructureError, PolicyError
-from kinitro.executor.records import EpisodeSettings, make_record
+from kinitro.executor.records import EpisodeSettings, StepsKeeper, make_record
 from kinitro.logs import get_logger, mask
 from kinitro.schemas import EpisodeRecord, ResultIn, TaskOut
 from kinitro.types import EpisodeResult, ErrorKind, PolicyRef
@@ -45,14 +45,22 @@ class EpisodeRunner:
         workers: EnvironmentWorkers,
         settings: EpisodeSettings,
         versions: Mapping[str, str] | None = None,
+        keeper: StepsKeeper | None = None,
     ) -> None:
         self._deployments = deployments
         self._workers = workers
         self._settings = settings
         self._versions = versions or {}
+        self._keeper = keeper or StepsKeeper(None)
 
     async def run(self, task: TaskOut, on_deployed: Callable[[], None] = lambda: None) -> Outcome:
         """The task's outcome. `on_deployed` is called when its policy is up."""
+        outcome = await self._run(task, on_deployed)
+        if outcome.record is None:
+            return outcome
+        return replace(outcome, record=await self._keeper.keep(task, outcome.record))
+
+    async def _run(self, task: TaskOut, on_deployed: Callable[[], None]) -> Outcome:
         try:
             if task.miner_endpoint is not None:
                 on_deployed()
