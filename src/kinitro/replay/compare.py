@@ -139,10 +139,12 @@ def _incomparable(recorded: Run, replayed: Run) -> str | None:
 
 
 def _other_versions(there: Simulation, here: Simulation) -> list[str]:
-    names = sorted((there.stack.keys() | here.stack.keys()) - {"processor"})
+    names = (there.stack.keys() | here.stack.keys()) - {"processor"}
+    if not (there.images and here.images):
+        names -= {"opengl"}  # who drew nothing did not need it
     return [
         f"{name} {there.stack.get(name, 'none')}, here {here.stack.get(name, 'none')}"
-        for name in names
+        for name in sorted(names)
         if there.stack.get(name) != here.stack.get(name)
     ]
 
@@ -209,7 +211,8 @@ def _difference_at(one: Steps, other: Steps, index: int) -> str | None:
             "or the record was changed."
         )
     if one.rewards[index] != other.rewards[index]:
-        return f"the same action earned reward {other.rewards[index]!r}, recorded is {one.rewards[index]!r}."
+        was, earned = float(one.rewards[index]), float(other.rewards[index])
+        return f"the same action earned reward {earned!r}, recorded is {was!r}."
     if one.successes[index] != other.successes[index]:
         return f"the same action was {'' if other.successes[index] else 'not '}the success here, unlike in the record."
     return None

@@ -5,8 +5,9 @@ from dataclasses import replace
 from functools import reduce
 from operator import add
 
-from kinitro.environments import Environment, EnvironmentOptions, build, find
+from kinitro.environments import Environment, EnvironmentOptions
 from kinitro.environments.base import Randomisation, RenderProfile, Step
+from kinitro.environments.server import Catalogue, registry_catalogue
 from kinitro.environments.simulation import describe
 from kinitro.environments.trace import Steps, Trace
 from kinitro.errors import ConfigurationError
@@ -18,7 +19,9 @@ Watch = Callable[[Environment, int, Step | None], None]
 """Called with the environment, the steps so far, and the latest step: once after reset, then after each step."""
 
 
-def resimulate(recorded: Recorded, steps: Steps, watch: Watch | None = None) -> Run:
+def resimulate(
+    recorded: Recorded, steps: Steps, watch: Watch | None = None, *, catalogue: Catalogue | None = None
+) -> Run:
     """The run that these actions give here. Nothing that `watch` draws may touch the simulation.
 
     What the policy saw is taken from `steps`: it is not asked, so nothing is drawn for it.
@@ -28,7 +31,8 @@ def resimulate(recorded: Recorded, steps: Steps, watch: Watch | None = None) -> 
         EnvironmentFault: the simulator failed.
     """
     options = _options(recorded)
-    environment = build(find(recorded.env_id), options)
+    catalogue = catalogue or registry_catalogue()
+    environment = catalogue.build(catalogue.find(recorded.env_id), options)
     try:
         played = _play(environment, recorded.out.episode.seed, steps, watch)
         conditions = recorded.conditions.model_copy(
@@ -47,8 +51,8 @@ def recorded_steps(recorded: Recorded) -> Steps:
     """The recorded steps. Raises `ConfigurationError` when none are kept."""
     if recorded.run.steps is None:
         raise ConfigurationError(
-            f"The steps of {recorded.name} are not in its record, so its actions are not known.",
-            advice="An export has none, and the API keeps those of the latest cycles. Run it with its policy instead.",
+            "The record has no steps, so the actions are not known.",
+            advice="An export has none, and the API keeps those of the latest cycles alone. Run the policy instead.",
         )
     return recorded.run.steps
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from kinitro.environments import find
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.environments.gl import BACKENDS, FORCED
+from kinitro.environments.server import Catalogue, registry_catalogue
 from kinitro.environments.trace import Steps
 from kinitro.errors import ConfigurationError, KinitroError
 from kinitro.executor.episodes import EpisodeRunner, Outcome
@@ -51,7 +51,11 @@ class _Place:
 
 
 async def replay(
-    episodes: Sequence[Recorded], settings: ExecutorSettings, *, environment_server: Sequence[str] | None = None
+    episodes: Sequence[Recorded],
+    settings: ExecutorSettings,
+    *,
+    catalogue: Catalogue | None = None,
+    environment_server: Sequence[str] | None = None,
 ) -> AsyncIterator[Replay]:
     """Runs episodes again with their policies, and yields each when it is done, in no order.
 
@@ -59,11 +63,12 @@ async def replay(
     recorded images where this machine has them. Waits for the policy are longer than they were, unless the policy
     was late: being late is the one thing that no seed decides.
     """
+    catalogue = catalogue or registry_catalogue()
     groups: defaultdict[_Place, list[Recorded]] = defaultdict(list)
     for episode in episodes:
         groups[_place(episode, settings)].append(episode)
     for place, members in groups.items():
-        specs = [find(env_id) for env_id in sorted({member.env_id for member in members})]
+        specs = [catalogue.find(env_id) for env_id in sorted({member.env_id for member in members})]
         async with _open(settings, place, specs, environment_server) as rig:
             slots = asyncio.Semaphore(rig.stage.max_concurrent)
             running = [asyncio.create_task(_replay(rig, settings, member, slots)) for member in members]
@@ -76,14 +81,16 @@ async def replay(
                 await asyncio.gather(*running, return_exceptions=True)
 
 
-async def without_policy(episodes: Sequence[Recorded]) -> AsyncIterator[Replay]:
+async def without_policy(episodes: Sequence[Recorded], *, catalogue: Catalogue | None = None) -> AsyncIterator[Replay]:
     """Applies the recorded actions of each, in a simulator of this process: does it stand by the record?
 
     Runs nobody's code but the simulator's. That the policy would act so, it does not show.
     """
     for episode in episodes:
         try:
-            run = await asyncio.to_thread(resimulate, episode, recorded_steps(episode))
+            run = await asyncio.to_thread(
+                lambda one: resimulate(one, recorded_steps(one), catalogue=catalogue), episode
+            )
         except KinitroError as error:
             yield Replay(episode, failure=error)
         else:
