@@ -121,6 +121,8 @@ class SchedulerSettings(ServiceSettings):
     cycle_timeout_seconds: float = Field(default=7200.0, gt=0)
     task_max_attempts: int = Field(default=3, ge=1, le=100)
     weights_lifetime_blocks: int = Field(default=7200, ge=1)
+    steps_kept_cycles: int = Field(default=24, ge=1)
+    """For how many of the latest cycles the steps of episodes stay in the database."""
     tick_seconds: float = Field(default=1.0, gt=0)
 
 

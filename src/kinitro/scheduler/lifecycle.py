@@ -32,6 +32,7 @@ from kinitro.storage import (
     fail_remaining,
     first_blocks,
     forget_executors,
+    forget_steps,
     give_places,
     insert_plan,
     known_owners,
@@ -219,6 +220,7 @@ class Lifecycle:
             placed = planning.with_places(line, await give_places(self._connection, seekers))
             await set_notice(self._connection, "miners", None)
             await forget_executors(self._connection)
+            await forget_steps(self._connection, self._settings.steps_kept_cycles)
             plan = CyclePlan(
                 block_number=subnet.block,
                 netuid=subnet.netuid,

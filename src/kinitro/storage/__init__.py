@@ -25,6 +25,7 @@ from kinitro.storage.cycles import (
 from kinitro.storage.database import Database, open_database
 from kinitro.storage.export import load_export
 from kinitro.storage.line import Sighting, Submission, first_blocks, give_places, record_sightings, tree_digests
+from kinitro.storage.records import forget_steps
 from kinitro.storage.task_life import (
     CycleProgress,
     PlannedTask,
@@ -61,6 +62,7 @@ __all__ = [
     "fail_remaining",
     "first_blocks",
     "forget_executors",
+    "forget_steps",
     "give_places",
     "insert_plan",
     "known_owners",

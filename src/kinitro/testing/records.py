@@ -8,7 +8,15 @@ import numpy as np
 from kinitro.environments.base import Step
 from kinitro.environments.trace import Steps, Trace
 from kinitro.policy.messages import Action, Observation
-from kinitro.schemas import EpisodeConditions, EpisodeRecord, Simulation
+from kinitro.schemas import (
+    EpisodeConditions,
+    EpisodeOut,
+    EpisodeRecord,
+    ExportEpisode,
+    ResultIn,
+    Simulation,
+    TaskOut,
+)
 
 
 def made_up_steps(count: int = 5) -> Steps:
@@ -48,4 +56,27 @@ def made_up_record(steps: Steps | None = None, **conditions: object) -> EpisodeR
         facts={"goal_m": 0.75},
         steps=base64.b64encode(kept).decode() if kept else None,
         steps_sha256=sha256(kept).hexdigest() if kept else None,
+    )
+
+
+def as_shown(task: TaskOut, result: ResultIn, **changes: object) -> EpisodeOut:
+    """What the API shows of a task and its result; `changes` replace fields of the episode."""
+    told = result.model_dump(exclude={"lease_token", "record"})
+    facts = {
+        "uid": task.miner_uid,
+        "env_id": task.env_id,
+        "index": 0,
+        "seed": task.seed,
+        "policy_seed": task.policy_seed,
+        "executor_id": "test",
+        "error_code": result.record.error_code if result.record else None,
+    }
+    return EpisodeOut(
+        cycle_id=task.cycle_id,
+        netuid=1,
+        hotkey=task.miner_hotkey,
+        repo=task.miner_repo,
+        revision=task.miner_revision,
+        episode=ExportEpisode.model_validate(facts | told | changes),
+        record=result.record,
     )

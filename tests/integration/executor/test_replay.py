@@ -11,9 +11,10 @@ from kinitro.archive import read
 from kinitro.deployments.cache import publish
 from kinitro.environments.trace import Steps
 from kinitro.replay import Answer, Recorded, Replay, recorded, replay, without_policy
-from kinitro.schemas import MAX_STEPS_BYTES, EpisodeOut, ExportEpisode, ResultIn, TaskOut
+from kinitro.schemas import MAX_STEPS_BYTES, EpisodeOut
 from kinitro.settings import ExecutorSettings
 from kinitro.testing.line_world import catalogue
+from kinitro.testing.records import as_shown
 
 from .conftest import LINE_SERVER, RIGHT, until
 
@@ -27,19 +28,6 @@ def act(obs):
 """
 
 
-def out(task: TaskOut, result: ResultIn, **changes) -> EpisodeOut:
-    """What the API shows of a task and its result."""
-    told = result.model_dump(exclude={"lease_token", "record"})
-    episode = ExportEpisode(
-        uid=task.miner_uid, env_id=task.env_id, index=0, seed=task.seed, policy_seed=task.policy_seed,
-        executor_id="test", error_code=result.record.error_code, **told | changes,
-    )  # fmt: skip
-    return EpisodeOut(
-        cycle_id=1, netuid=1, hotkey=task.miner_hotkey, repo=task.miner_repo, revision=task.miner_revision,
-        episode=episode, record=result.record,
-    )  # fmt: skip
-
-
 @pytest.fixture
 def run(api, run_executor):
     """Runs episodes of a policy by an executor; gives what the API would show of them."""
@@ -49,7 +37,7 @@ def run(api, run_executor):
         known = {task.task_uuid: task for task in api.pending}
         async with run_executor(**settings):
             await until(lambda: set(tasks) <= set(api.results))
-        return [out(known[task], api.results[task]) for task in tasks]
+        return [as_shown(known[task], api.results[task]) for task in tasks]
 
     return run
 
