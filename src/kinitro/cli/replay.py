@@ -10,6 +10,7 @@ from uuid import UUID
 import typer
 
 from kinitro.cli.common import (
+    DEFAULT_API_URL,
     ApiUrl,
     JsonFlag,
     LogLevel,
@@ -36,10 +37,7 @@ class EvalMode(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Adds the command."""
-    app.command(
-        epilog="Examples: kinitro replay TASK_UUID, kinitro replay --last-failure --miner 3 --video failure.mp4, "
-        "kinitro replay --all --export cycle-1.json --eval-mode process"
-    )(replay)
+    app.command(epilog="Example: kinitro replay --last-failure --miner 3 --video failure.mp4")(replay)
 
 
 def replay(
@@ -88,7 +86,10 @@ def replay(
     wanted = _Wanted(task_uuid, miner, environment, index, last_failure, everything, cycle)
     wanted.check(video)
     settings = ExecutorSettings.load(
-        eval_mode=eval_mode.value, eval_images=eval_images, max_concurrent=max_concurrent, api_url=api_url
+        eval_mode=eval_mode.value,
+        eval_images=eval_images,
+        max_concurrent=max_concurrent,
+        api_url=api_url or DEFAULT_API_URL,
     )
     done: list[Replay] = []
     show = (lambda _: None) if json else _show

@@ -197,7 +197,8 @@ def _unpacked(data: bytes) -> _Packed:
             raise DamagedSteps("The recorded steps can't be read: they are cut off, or too large.")
         packed = _Packed.model_validate(document)
     except (zlib.error, ValueError, ValidationError, msgpack.UnpackException, RecursionError) as error:
-        raise DamagedSteps(f"The recorded steps can't be read: {str(error).splitlines()[0]}.") from error
+        reason = str(error).partition("\n")[0]
+        raise DamagedSteps(f"The recorded steps can't be read: {reason}.") from error
     if not all(0 < width <= _LONGEST_CHANNEL for width, _ in packed.continuous.values()):
         raise DamagedSteps("The recorded steps can't be read: a channel has an odd width.")
     return packed

@@ -29,7 +29,10 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """One run of an episode: what it came to, and what from. `steps` is None when they are not known."""
+    """One run of an episode: what it came to, and what from.
+
+    `steps` is None when they are not known, and `damage` says why when they ought to be.
+    """
 
     success: bool
     timesteps: int
@@ -42,6 +45,7 @@ class Run:
     image_digest: str | None
     conditions: EpisodeConditions
     steps: Steps | None
+    damage: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -59,7 +63,9 @@ class Comparison:
     first_step: int | None = None
 
 
-def recorded_run(episode: EpisodeOut, conditions: EpisodeConditions, steps: Steps | None) -> Run:
+def recorded_run(
+    episode: EpisodeOut, conditions: EpisodeConditions, steps: Steps | None, damage: str | None = None
+) -> Run:
     """The run that the record is of."""
     found = episode.episode
     return Run(
@@ -74,12 +80,14 @@ def recorded_run(episode: EpisodeOut, conditions: EpisodeConditions, steps: Step
         image_digest=found.image_digest,
         conditions=conditions,
         steps=steps,
+        damage=damage,
     )
 
 
 def contradictions(run: Run) -> list[str]:
     """What in a record does not fit together: no run gives that, so somebody changed it."""
-    return [] if run.steps is None else list(_contradictions(run, run.steps))
+    damage = [] if run.damage is None else [run.damage]
+    return damage if run.steps is None else [*damage, *_contradictions(run, run.steps)]
 
 
 def _contradictions(run: Run, steps: Steps) -> Iterator[str]:

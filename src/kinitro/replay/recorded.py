@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from uuid import UUID
 
-from kinitro.environments.trace import Steps
+from kinitro.environments.trace import DamagedSteps, Steps
 from kinitro.errors import ConfigurationError
 from kinitro.replay.compare import Run, recorded_run
 from kinitro.schemas import CycleExport, EpisodeConditions, EpisodeOut, EpisodeRecord, ExportEpisode
@@ -37,8 +37,7 @@ class Recorded:
 def recorded(out: EpisodeOut, steps: bytes | None = None) -> Recorded:
     """Reads a record; `steps` is the compact form where the record only says where that is.
 
-    Raises `ConfigurationError` with the reason when there is nothing to run again, `DamagedSteps` when the steps can't
-    be read.
+    Raises `ConfigurationError` with the reason when there is nothing to run again.
     """
     episode = out.episode
     if (reason := _why_not(out)) is not None:
@@ -49,18 +48,26 @@ def recorded(out: EpisodeOut, steps: bytes | None = None) -> Recorded:
     assert episode.task_uuid is not None
     assert episode.policy_seed is not None
     kept = base64.b64decode(out.record.steps) if out.record.steps is not None else steps
-    if kept is not None and sha256(kept).hexdigest() != out.record.steps_sha256:
-        raise ConfigurationError(
-            f"The steps of {episode.task_uuid} are not those of its record: their SHA-256 differs.",
-            advice="The record, or where the steps are kept, was changed.",
-        )
+    read, damage = _steps(kept, out.record.steps_sha256)
     return Recorded(
         out=out,
         task_uuid=episode.task_uuid,
         policy_seed=episode.policy_seed,
         conditions=out.record.conditions,
-        run=recorded_run(out, out.record.conditions, Steps.decode(kept) if kept is not None else None),
+        run=recorded_run(out, out.record.conditions, read, damage),
     )
+
+
+def _steps(kept: bytes | None, sha256_hex: str | None) -> tuple[Steps | None, str | None]:
+    """The steps, or what is wrong with them."""
+    if kept is None:
+        return None, None
+    if sha256(kept).hexdigest() != sha256_hex:
+        return None, "the SHA-256 of its steps is not the one that it names"
+    try:
+        return Steps.decode(kept), None
+    except DamagedSteps as error:
+        return None, f"its steps can't be read ({error.message.rstrip('.')})"
 
 
 def can_be_replayed(episode: ExportEpisode) -> bool:

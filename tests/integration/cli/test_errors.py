@@ -27,11 +27,25 @@ def kinitro(*arguments: str, home: Path, **variables: str) -> "subprocess.Comple
 def test_help_names_every_command(tmp_path):
     shown = kinitro("--help", home=tmp_path)
     assert shown.returncode == 0
-    for command in ("demo", "api", "scheduler", "executor", "db", "env", "score", "export", "explain", "compare"):
+    for command in (
+        "demo",
+        "api",
+        "scheduler",
+        "executor",
+        "db",
+        "env",
+        "score",
+        "export",
+        "explain",
+        "compare",
+        "replay",
+    ):
         assert f"  {command} " in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["demo", "api", "scheduler", "executor", "score", "export", "explain", "compare"])
+@pytest.mark.parametrize(
+    "command", ["demo", "api", "scheduler", "executor", "score", "export", "explain", "compare", "replay"]
+)
 def test_every_commands_help_has_an_example(tmp_path, command):
     assert f"Example: kinitro {command}" in kinitro(command, "--help", home=tmp_path).stdout
 
@@ -43,6 +57,12 @@ def test_every_commands_help_has_an_example(tmp_path, command):
         (["api", "--port", "many"], "--port"),
         (["executor", "--eval-mode", "magic"], "--eval-mode"),
         (["nonsense"], "nonsense"),
+        (["replay"], "--last-failure --miner"),
+        (["replay", "--all", "--last-failure", "--miner", "1"], "Say which"),
+        (["replay", "--last-failure"], "--miner UID"),
+        (["replay", "--miner", "1", "--index", "0"], "belong together"),
+        (["replay", "--all", "--video", "all.mp4"], "one episode"),
+        (["replay", "seven"], "task_uuid"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_names_the_flag(tmp_path, arguments, named):

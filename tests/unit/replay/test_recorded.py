@@ -1,11 +1,13 @@
 """Which episodes can be run again, and which is worth seeing."""
 
+from hashlib import sha256
 from uuid import UUID, uuid4
 
 import pytest
 
 from kinitro.errors import ConfigurationError
 from kinitro.replay import failure_worth_seeing, recorded, select
+from kinitro.replay.compare import contradictions
 from kinitro.replay.recorded import episodes_of
 from kinitro.schemas import CycleExport, EpisodeOut, ExportEpisode, ExportMiner
 from kinitro.testing.records import made_up_record, made_up_steps
@@ -82,7 +84,7 @@ def test_what_did_not_run_is_refused_with_its_reason(changes, words) -> None:
     assert words in caught.value.message
 
 
-def test_steps_that_are_not_those_of_the_record_are_refused() -> None:
+def test_steps_that_are_damaged_or_not_those_of_the_record_are_named() -> None:
     record = made_up_record(made_up_steps()).model_copy(update={"steps": None, "steps_url": "file:///x"})
     out = EpisodeOut(
         cycle_id=4, netuid=1, hotkey="5H", repo="a/b", revision="0" * 40, episode=episode(REACH, 0, success=True),
@@ -90,8 +92,11 @@ def test_steps_that_are_not_those_of_the_record_are_refused() -> None:
     )  # fmt: skip
     assert recorded(out, made_up_steps().encode()).run.steps is not None
     assert recorded(out).run.steps is None
-    with pytest.raises(ConfigurationError, match="not those of its record"):
-        recorded(out, made_up_steps(6).encode())
+    others = recorded(out, made_up_steps(6).encode()).run
+    assert contradictions(others) == ["the SHA-256 of its steps is not the one that it names"]
+    junk = record.model_copy(update={"steps": "AAAA", "steps_sha256": sha256(bytes(3)).hexdigest()})
+    (damage,) = contradictions(recorded(out.model_copy(update={"record": junk})).run)
+    assert "its steps can't be read" in damage
 
 
 def test_an_exported_episode_has_what_it_ran_under() -> None:
