@@ -283,6 +283,9 @@ async def _leave_export(client: KinitroClient, cycle_id: int, home: Path, consol
 def _say_how_to_go_on(console: Console) -> None:
     console.print("How to go on:")
     console.print("  uv run kinitro demo --keep     the same, with the services left up to look at")
+    console.print(
+        "  uv run kinitro demo --home DIR its data kept, to run any episode again and see it (docs/replay.md)"
+    )
     console.print("  uv run kinitro env list        the environments policies are evaluated in")
     console.print("  docs/protocol.md               what a policy server must answer")
     console.print("  docs/architecture.md           how it all works")

@@ -45,6 +45,7 @@ async def build_executor(
     (a command with `{host}` and `{port}`; in Docker mode the image's own by default).
     """
     environments = registry.served_by(settings.env_families) if environments is None else environments
+    keeper = StepsKeeper(Archive(settings.records_url) if settings.records_url else None)
     async with (
         open_rig(settings, environments, environment_server) as rig,
         KinitroClient(settings.api_url, settings.api_key) as client,
@@ -52,7 +53,6 @@ async def build_executor(
         link = ApiLink(client, settings.executor_id)
         leases = Leases(link)
         versions = {spec.env_id: spec.version for spec in environments}
-        keeper = StepsKeeper(Archive(settings.records_url) if settings.records_url else None)
         yield Executor(
             limits=_limits(settings, rig.stage.max_concurrent),
             rooms=rig.stage.backend.hosts,

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from kinitro.environments.base import EnvironmentSpec
-from kinitro.environments.gl import BACKENDS, FORCED
+from kinitro.environments.gl import BACKENDS, FORCED, probe
 from kinitro.environments.server import Catalogue, registry_catalogue
 from kinitro.environments.trace import Steps
 from kinitro.errors import ConfigurationError, KinitroError
@@ -129,7 +130,7 @@ async def _open(
             "miner_deployment_image": place.policy_image or settings.miner_deployment_image,
         }
     )
-    variables = {FORCED: place.library} if place.library else {}
+    variables = await asyncio.to_thread(_drawing_as, place.library)
     async with AsyncExitStack() as stack:
         try:
             rig = await stack.enter_async_context(open_rig(recorded, specs, environment_server, variables=variables))
@@ -138,6 +139,13 @@ async def _open(
                 raise
             rig = await stack.enter_async_context(open_rig(settings, specs, environment_server, variables=variables))
         yield rig
+
+
+def _drawing_as(library: str | None) -> dict[str, str]:
+    """Makes environments draw with the recorded library, unless it does not work here or the user chose another."""
+    if library is None or FORCED in os.environ or probe(library) is not None:
+        return {}
+    return {FORCED: library}
 
 
 async def _replay(rig: Rig, settings: ExecutorSettings, recorded: Recorded, slots: asyncio.Semaphore) -> Replay:
