@@ -29,6 +29,7 @@ from kinitro.types import TaskStatus
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _PATIENT_ACTION_S = 30.0
 _PATIENCE = 10.0
+_LONGEST_S = 86_400.0  # what an environment server takes
 _IMAGE_ID = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -161,7 +162,8 @@ async def _run(rig: Rig, settings: ExecutorSettings, recorded: Recorded) -> Outc
     conditions = recorded.conditions
     action_timeout_s, timeout_s = conditions.action_timeout_s, conditions.timeout_s
     if recorded.run.error_code not in LATE:
-        action_timeout_s, timeout_s = max(action_timeout_s, _PATIENT_ACTION_S), _PATIENCE * timeout_s
+        action_timeout_s = max(action_timeout_s, _PATIENT_ACTION_S)
+        timeout_s = min(_PATIENCE * timeout_s, _LONGEST_S)
     episode_settings = EpisodeSettings(
         max_timesteps=conditions.max_timesteps,
         action_timeout_s=action_timeout_s,
