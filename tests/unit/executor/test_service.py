@@ -4,7 +4,7 @@ import pytest
 
 from kinitro.errors import ConfigurationError
 from kinitro.executor.executor import Executor
-from kinitro.executor.service import parse_size
+from kinitro.executor.stage import parse_size
 
 
 @pytest.mark.parametrize(
