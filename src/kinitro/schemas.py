@@ -253,6 +253,29 @@ class CycleOut(Message):
     failure_reason: str | None = None
 
 
+class QuarantineOut(Message):
+    """An executor that gets no tasks since others contradicted it, or none of the miner `hotkey`."""
+
+    executor_id: str
+    hotkey: str | None
+    cycle_id: int
+    reason: str
+    withdrawn: int
+    """Verdicts of this cycle that were taken back and run again."""
+    since: datetime
+
+
+class AuditCounts(Message):
+    """How the checks of a closed cycle's verdicts ended. An open one's are not told: they would say what is checked."""
+
+    cycle_id: int | None = None
+    agreed: int = 0
+    contradicted: int = 0
+    void: int = 0
+    undecided: int = 0
+    lapsed: int = 0
+
+
 class SystemStatus(Message):
     current_cycle: CycleOut | None
     last_completed_cycle: CycleOut | None
@@ -264,6 +287,8 @@ class SystemStatus(Message):
     """Sentences an operator should read: why no weights, what the scheduler waits for."""
     unserved_environments: list[str] = Field(default_factory=list)
     """Environments of the running cycle that no live executor serves."""
+    quarantined: list[QuarantineOut] = Field(default_factory=list)
+    audits: AuditCounts = Field(default_factory=AuditCounts)
 
 
 class MinerOut(Message):
@@ -277,6 +302,8 @@ class MinerOut(Message):
     repo: str | None = None
     revision: str | None = None
     place: int | None = None
+    is_unsteady: bool = False
+    """Two runs of this policy that had to be the same were not: its traces can't be compared."""
 
 
 class EnvironmentOut(Message):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli import database, demo, environments, miner, policy, replay, results, services, validate
+from kinitro.cli import database, demo, environments, executors, miner, policy, replay, results, services, validate
 from kinitro.errors import KinitroError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ demo.register(app)
 app.add_typer(database.app, name="db")
 services.register(app)
 validate.register(app)
+app.add_typer(executors.app, name="executors")
 app.add_typer(environments.app, name="env")
 policy.register(miner.app)
 app.add_typer(miner.app, name="miner")

@@ -54,11 +54,16 @@ async def load_export(connection: AsyncConnection, cycle_id: int) -> CycleExport
 async def load_episode(connection: AsyncConnection, task_id: UUID) -> EpisodeOut | None:
     """One episode with its record, at its present state; None when there is no such task.
 
+    A run of an audit gives the episode that it checked: nobody is to find out which tasks are such runs by asking.
+
     An open cycle's is given too, seeds included: whoever shows it to the public must see that its cycle is closed.
     """
     facts = sa.select(t.tasks.c.cycle_id, t.tasks.c.hotkey, t.tasks.c.repo, t.tasks.c.revision, t.cycles.c.netuid).join(
         t.cycles, t.cycles.c.id == t.tasks.c.cycle_id
     )
+    checked = sa.func.coalesce(t.audits.c.task_id, t.tasks.c.id)
+    whose = sa.select(checked).outerjoin(t.audits, t.audits.c.id == t.tasks.c.audit_id).where(t.tasks.c.id == task_id)
+    task_id = await connection.scalar(whose)
     row = (await connection.execute(facts.where(t.tasks.c.id == task_id))).one_or_none()
     if row is None:
         return None
@@ -98,7 +103,7 @@ async def _load_episodes(connection: AsyncConnection, cycle_id: int) -> list[Exp
 
 
 def _episodes_query() -> sa.Select[Any]:  # Any: columns of three tables
-    """Each task with its verdict; a task that failed has the last infrastructure fault instead."""
+    """Each episode with its verdict; one that failed has the last infrastructure fault instead."""
     task, verdict, record = t.tasks, t.verdicts, t.records
     failed = task.c.status == TaskStatus.FAILED
     return (
@@ -125,6 +130,7 @@ def _episodes_query() -> sa.Select[Any]:  # Any: columns of three tables
         )
         .outerjoin(verdict, verdict.c.task_id == task.c.id)
         .outerjoin(record, record.c.task_id == task.c.id)
+        .where(task.c.audit_id.is_(None))
         .order_by(task.c.uid, task.c.env_id, task.c.episode_index)
     )
 

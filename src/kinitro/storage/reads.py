@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.schemas import (
+    AuditCounts,
     CycleOut,
     EnvironmentOut,
     MinerOut,
@@ -17,7 +18,8 @@ from kinitro.schemas import (
     WeightsU16,
 )
 from kinitro.storage import tables as t
-from kinitro.types import CycleStatus, MinerState
+from kinitro.storage.quarantine import quarantines
+from kinitro.types import AuditState, CycleStatus, MinerState
 
 SERVED_WITHIN = timedelta(seconds=120)
 """An executor that was last seen longer ago than this no longer serves its environments."""
@@ -65,7 +67,21 @@ async def load_status(connection: AsyncConnection) -> SystemStatus:
         is_evaluating=current is not None and current.status is CycleStatus.RUNNING,
         reasons=list(reasons),
         unserved_environments=await _unserved_environments(connection),
+        quarantined=await quarantines(connection),
+        audits=await audit_counts(connection),
     )
+
+
+async def audit_counts(connection: AsyncConnection) -> AuditCounts:
+    """How the audits of the latest closed cycle ended; all zero before the first."""
+    latest = sa.select(sa.func.max(t.cycles.c.id)).where(t.cycles.c.completed_at.is_not(None)).scalar_subquery()
+    query = (
+        sa.select(t.audits.c.cycle_id, t.audits.c.state, sa.func.count().label("audits"))
+        .where(t.audits.c.cycle_id == latest, t.audits.c.state != AuditState.OPEN)
+        .group_by(t.audits.c.cycle_id, t.audits.c.state)
+    )
+    rows = (await connection.execute(query)).all()
+    return AuditCounts(cycle_id=rows[0].cycle_id if rows else None, **{row.state: row.audits for row in rows})
 
 
 async def list_miners(connection: AsyncConnection) -> list[MinerOut]:
@@ -216,6 +232,12 @@ def _miners() -> sa.Select[Any]:  # Any: columns of several tables
             evaluated.c.block_number.label("evaluated_block"),
             result.c.rate,
             result.c.environments,
+            sa.exists()
+            .where(
+                t.unsteady_policies.c.repo_key == sa.func.lower(miner.c.repo),
+                t.unsteady_policies.c.revision == miner.c.revision,
+            )
+            .label("is_unsteady"),
         )
         .join(cycle, cycle.c.id == miner.c.cycle_id)
         .outerjoin(evaluated, sa.true())
@@ -256,6 +278,7 @@ def _miner(row: sa.Row[Any]) -> MinerOut:  # Any: a row's columns are not typed
         repo=row.repo,
         revision=row.revision,
         place=row.place,
+        is_unsteady=row.is_unsteady,
     )
 
 
