@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a bare machine with Python 3.11 and make; each installs what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim test-container images lock bench-pool bench-env bench-score nightly clean
+.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim test-container images lock bench-pool bench-env bench-score bench-audit nightly clean
 
 # Found or installed by scripts/bootstrap.sh, once per make run.
 UV = $(eval UV := $$(shell scripts/bootstrap.sh))$(or $(UV),$(error no uv: see above))
@@ -61,6 +61,9 @@ bench-env: setup  ## Steps a second: bare MuJoCo against our loop
 
 bench-score: setup  ## From raw outcomes to weights
 	$(RUN) python bench/score.py
+
+bench-audit: setup  ## How soon an executor that flips a share of its verdicts is found
+	$(RUN) python bench/audit.py
 
 nightly: setup  ## Too long for every commit: the experts' full table, and the fault tests over and over
 	$(RUN) python bench/experts.py
