@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a bare machine with Python 3.11 and make; each installs what it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim test-container test-guide images lock bench-pool bench-env bench-score bench-houses nightly clean
+.PHONY: help setup demo test check format lint types imports test-unit test-integration test-sim test-container test-guide images lock bench-pool bench-env bench-score bench-houses bench-audit nightly clean
 
 # Found or installed by scripts/bootstrap.sh, once per make run.
 UV = $(eval UV := $$(shell scripts/bootstrap.sh))$(or $(UV),$(error no uv: see above))
@@ -69,6 +69,9 @@ bench-score: setup  ## From raw outcomes to weights
 
 bench-houses: setup  ## Seconds to draw a ProcTHOR house
 	$(RUN) python bench/houses.py
+
+bench-audit: setup  ## How soon an executor that flips a share of its verdicts is found
+	$(RUN) python bench/audit.py
 
 nightly: setup  ## Too long for every commit: the experts' full table, and the fault tests over and over
 	$(RUN) python bench/experts.py

@@ -22,6 +22,7 @@ from kinitro.schemas import ResultIn, RuleOut, TaskOut
 from kinitro.storage import admin, cycles, line
 from kinitro.storage.database import Database, open_database
 from kinitro.storage.task_pool import PlannedTask, create_tasks
+from kinitro.testing.records import made_up_record, made_up_steps
 from kinitro.types import MinerState, PolicyRef
 
 MINERS = 256
@@ -29,6 +30,8 @@ ENVIRONMENTS = {f"metaworld/task-{number}-v3": "1" for number in range(9)}
 EPISODES = 50
 BATCH = 100
 DEADLINE_S = 300
+RECORD = made_up_record(made_up_steps(120))
+"""An episode of 120 random steps, 10 KB."""
 GENESIS = "0x" + "00" * 32
 SERVE = (
     "import asyncio; from kinitro.api import serve; from kinitro.logs import configure_logging; "
@@ -198,6 +201,7 @@ def verdict(task: TaskOut) -> ResultIn:
         trace_digest="0" * 64,
         tree_digest="1" * 64,
         policy_seconds=0.5,
+        record=RECORD,
     )
 
 

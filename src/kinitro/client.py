@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote, urlsplit
+from uuid import UUID
 
 import httpx
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from kinitro.schemas import (
     CycleExport,
     CycleOut,
     EnvironmentOut,
+    EpisodeOut,
     FetchRequest,
     FetchResponse,
     Health,
@@ -168,6 +170,10 @@ class KinitroClient:
         path = f"/v1/cycles/{cycle_id}/export"
         response = await self._ok("GET", path, timeout_s=_EXPORT_TIMEOUT_S, max_bytes=_MAX_EXPORT_BYTES)
         return self._parse(response, CycleExport.model_validate_json), response.content
+
+    async def episode(self, task_uuid: UUID) -> EpisodeOut:
+        """One episode of a closed cycle with all that a replay needs. 404 when there is none, 409 while it runs."""
+        return await self._get(f"/v1/episodes/{task_uuid}", EpisodeOut)
 
     async def _get(self, path: str, model: type[M]) -> M:
         return self._parse(await self._ok("GET", path), model.model_validate_json)

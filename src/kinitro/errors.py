@@ -94,5 +94,9 @@ class ApiError(KinitroError):
         self.status_code = status_code
 
 
+class ExecutorQuarantined(KinitroError):
+    """Other executors contradicted this one: it gets no tasks until an operator lifts that."""
+
+
 class ApiUnreachable(KinitroError):
     """No answer from the Kinitro API in time."""

@@ -1,10 +1,12 @@
 """The HTTP API's messages and the export file, shared by server, client, executor, scoring and validators."""
 
+import base64
+import binascii
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
 from kinitro.types import CycleStatus, ErrorKind, MinerState, TaskStatus
 
@@ -16,6 +18,22 @@ Text = Annotated[str, StringConstraints(max_length=4000, pattern=r"^[^\x00]*$")]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Uid = Annotated[int, Field(ge=0, le=65535)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+MAX_STEPS_BYTES = 256 * 1024
+"""Largest compact form of an episode's steps that is kept. 500 steps of MetaWorld take at most 40 KB."""
+
+
+def _is_base64(text: str) -> str:
+    try:
+        base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"not base64: {error}") from None
+    return text
+
+
+Base64 = Annotated[str, StringConstraints(max_length=4 * -(-MAX_STEPS_BYTES // 3)), AfterValidator(_is_base64)]
 
 
 class Message(BaseModel):
@@ -100,6 +118,51 @@ class FetchResponse(Message):
     total_pending: int
 
 
+class Simulation(Message):
+    """What an environment server ran an episode with. `images`: whether the policy was sent any."""
+
+    kinitro: Label
+    architecture: Label
+    randomisation: Label
+    render_profile: Label
+    images: bool
+    stack: dict[Label, Label] = Field(default_factory=dict, max_length=40)
+    """Versions of Python, simulators and the graphics library."""
+
+
+class EpisodeConditions(Message):
+    """All that an episode ran under besides its seeds, its policy's files and the environment's image.
+
+    Mostly the same for many episodes, and kept once. `simulation` is None when the environment server did not say;
+    `policy_image_digest` None when policies run in no image.
+    """
+
+    eval_mode: Label
+    environment_version: Label | None = None
+    simulation: Simulation | None = None
+    requirements_digest: Digest | None = None
+    policy_image_digest: Digest | None = None
+    max_timesteps: int = Field(ge=1)
+    action_timeout_s: Finite = Field(gt=0.0)
+    timeout_s: Finite = Field(gt=0.0)
+    use_images: bool
+
+
+class EpisodeRecord(Message):
+    """What is kept of an episode so that it can be replayed. `facts` is what the environment drew from the seed.
+
+    `steps` is the compact form of its steps; where an executor keeps those itself, `steps_url` says where instead.
+    `steps_sha256` is that of the compact form; without it no steps were kept.
+    """
+
+    conditions: EpisodeConditions
+    error_code: Label | None = None
+    facts: dict[Label, Finite | Label] = Field(default_factory=dict, max_length=100)
+    steps: Base64 | None = None
+    steps_url: Label | None = None
+    steps_sha256: Sha256 | None = None
+
+
 class ResultIn(Request):
     """One episode's outcome under one lease. A success has score 1 and no error; anything else has score 0."""
 
@@ -115,6 +178,7 @@ class ResultIn(Request):
     tree_digest: Digest | None = None
     image_digest: Digest | None = None
     policy_seconds: Finite | None = Field(default=None, ge=0.0, le=1e7)
+    record: EpisodeRecord | None = None
 
     @field_validator("score")
     @classmethod
@@ -205,6 +269,29 @@ class CycleOut(Message):
     failure_reason: str | None = None
 
 
+class QuarantineOut(Message):
+    """An executor that gets no tasks since others contradicted it, or none of the miner `hotkey`."""
+
+    executor_id: str
+    hotkey: str | None
+    cycle_id: int
+    reason: str
+    withdrawn: int
+    """Verdicts of this cycle that were taken back and run again."""
+    since: datetime
+
+
+class AuditCounts(Message):
+    """How the checks of a closed cycle's verdicts ended. An open one's are not told: they would say what is checked."""
+
+    cycle_id: int | None = None
+    agreed: int = 0
+    contradicted: int = 0
+    void: int = 0
+    undecided: int = 0
+    lapsed: int = 0
+
+
 class SystemStatus(Message):
     current_cycle: CycleOut | None
     last_completed_cycle: CycleOut | None
@@ -221,6 +308,8 @@ class SystemStatus(Message):
     netuid: int | None = None
     genesis: str | None = None
     """The subnet this database belongs to; null before its first scheduler."""
+    quarantined: list[QuarantineOut] = Field(default_factory=list)
+    audits: AuditCounts = Field(default_factory=AuditCounts)
 
 
 class MinerOut(Message):
@@ -234,6 +323,8 @@ class MinerOut(Message):
     repo: str | None = None
     revision: str | None = None
     place: int | None = None
+    is_unsteady: bool = False
+    """Two runs of this policy that had to be the same were not: its traces can't be compared."""
 
 
 class QueueOut(Message):
@@ -372,6 +463,9 @@ class ExportEpisode(Message):
     policy_seconds: float | None = None
     task_uuid: UUID | None = None
     policy_seed: int | None = None
+    conditions: str | None = None
+    """Where to look in the export's `conditions`; None for an episode of which no record was kept."""
+    error_code: str | None = None
 
 
 class ExportHistory(Message):
@@ -409,3 +503,17 @@ class CycleExport(Message):
     history: list[ExportHistory]
     environment_versions: dict[str, str] = Field(default_factory=dict)
     failure_reason: str | None = None
+    conditions: dict[str, EpisodeConditions] = Field(default_factory=dict)
+    """What the episodes ran under, each different one once."""
+
+
+class EpisodeOut(Message):
+    """One episode of a closed cycle with everything that a replay needs."""
+
+    cycle_id: int
+    netuid: int
+    hotkey: str
+    repo: str
+    revision: str
+    episode: ExportEpisode
+    record: EpisodeRecord | None = None

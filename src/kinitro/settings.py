@@ -120,7 +120,13 @@ class SchedulerSettings(ServiceSettings):
     miner_time_budget_seconds: float = Field(default=3600.0, gt=0)
     cycle_timeout_seconds: float = Field(default=7200.0, gt=0)
     task_max_attempts: int = Field(default=3, ge=1, le=100)
+    audit_rate: float = Field(default=0.02, ge=0, le=1)
+    """Share of episodes that a second executor runs too, to check the first one's verdict."""
+    audit_grace_seconds: float = Field(default=300.0, ge=0)
+    """How long a cycle whose episodes are all done waits for the checks that are under way."""
     weights_lifetime_blocks: int = Field(default=7200, ge=1)
+    steps_kept_cycles: int = Field(default=24, ge=1)
+    """For how many of the latest cycles the steps of episodes stay in the database."""
     tick_seconds: float = Field(default=1.0, gt=0)
 
 
@@ -168,6 +174,8 @@ class ExecutorSettings(ServiceSettings):
     """Policy servers kept at once, in use or not; never fewer than `max_concurrent` needs."""
     snapshot_cache_gb: float = Field(default=50.0, gt=0)
     """Policies kept on disk; the least recently used make way."""
+    records_url: str | None = None
+    """Where the steps of episodes are kept, `file:///directory` or `s3://bucket/prefix`; in the database if not set."""
     shutdown_grace_seconds: float = Field(default=30.0, ge=0)
     """How long running episodes may go on after the request to end."""
 

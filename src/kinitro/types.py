@@ -38,6 +38,21 @@ class MinerState(StrEnum):
     REJECTED = "rejected"
 
 
+class AuditState(StrEnum):
+    """How the check of a verdict by other runs went.
+
+    `contradicted`: a third executor decided against one of the two. `void`: the policy itself is not steady.
+    `undecided`: two contradict each other and no third could decide. `lapsed`: it was not run in time.
+    """
+
+    OPEN = "open"
+    AGREED = "agreed"
+    CONTRADICTED = "contradicted"
+    VOID = "void"
+    UNDECIDED = "undecided"
+    LAPSED = "lapsed"
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyRef:
     """A policy: a HuggingFace repo at one full revision (40 lower-case hex digits)."""

@@ -2,16 +2,29 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from kinitro.schemas import TaskStats, Usage
-from kinitro.types import TaskStatus
+from kinitro.schemas import AuditCounts, TaskStats, Usage
+from kinitro.types import AuditState, TaskStatus
 
 _REPORTED_S = 300.0
 """An executor that has told of no deployments for so long is gone, or has none."""
 _MAX_REPORTS = 1000
 _METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """What the database says at one scrape. `quarantined` counts executors that get no tasks, `kept_from` pairs of an
+    executor and a miner whose tasks it does not get.
+    """
+
+    stats: TaskStats
+    audits: AuditCounts
+    quarantined: int
+    kept_from: int
 
 
 class Metrics:
@@ -39,6 +52,18 @@ class Metrics:
         self._executors = Gauge("kinitro_active_executors", "Executors seen lately.", registry=self._registry)
         self._cycle = Gauge(
             "kinitro_cycle_id", "The cycle the task counts are of; 0 before the first.", registry=self._registry
+        )
+        self._audits = Gauge(
+            "kinitro_audits",
+            "Verdicts of the latest closed cycle that another executor checked, by how that ended.",
+            ["outcome"],
+            registry=self._registry,
+        )
+        self._quarantined = Gauge(
+            "kinitro_quarantined_executors",
+            "Executors that get no tasks (scope all), and pairs of an executor and a miner kept apart (scope miner).",
+            ["scope"],
+            registry=self._registry,
         )
         self._database = Gauge(
             "kinitro_database_up", "1 when the database answered this scrape.", registry=self._registry
@@ -71,13 +96,21 @@ class Metrics:
         self._requests.labels(method if method in _METHODS else "other", route, str(status_code)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def expose(self, stats: TaskStats | None) -> bytes:
+    def expose(self, scrape: Scrape | None) -> bytes:
         """Prometheus text. None means that the database did not answer: the last counts stay, marked as down."""
-        self._database.set(stats is not None)
+        self._database.set(scrape is not None)
         self._set_deployments()
-        if stats is not None:
-            self._set_pool(stats)
+        if scrape is not None:
+            self._set_pool(scrape.stats)
+            self._set_audits(scrape)
         return generate_latest(self._registry)
+
+    def _set_audits(self, scrape: Scrape) -> None:
+        for state in AuditState:
+            if state is not AuditState.OPEN:
+                self._audits.labels(state.value).set(getattr(scrape.audits, state.value))
+        self._quarantined.labels("all").set(scrape.quarantined)
+        self._quarantined.labels("miner").set(scrape.kept_from)
 
     def _set_deployments(self) -> None:
         now = self._clock()

@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as RoutingError
 
-from kinitro.errors import DatabaseError
+from kinitro.errors import DatabaseError, ExecutorQuarantined
 from kinitro.logs import get_logger
 from kinitro.schemas import FieldProblem, InvalidRequest, Problem
 
@@ -19,7 +19,10 @@ NOT_FOUND: Documented = {404: {"model": Problem, "description": "There is none, 
 STILL_OPEN: Documented = {409: {"model": Problem, "description": "The cycle still runs."}}
 GUARDED: Documented = {
     401: {"model": Problem, "description": "The API has a key, and it was not given."},
-    403: {"model": Problem, "description": "The API has no key, and the caller is not a program on its machine."},
+    403: {
+        "model": Problem,
+        "description": "The API has no key and the caller is not on its machine, or the executor is quarantined.",
+    },
     408: {"model": Problem, "description": "The body did not arrive in time."},
     413: {"model": Problem, "description": "The body is too large."},
 }
@@ -43,6 +46,7 @@ def install(app: FastAPI) -> None:
     """Gives the app its error answers."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(RoutingError, _refused)
+    app.add_exception_handler(ExecutorQuarantined, _quarantined)
     app.add_exception_handler(DatabaseError, _unavailable)
     app.add_exception_handler(Exception, _broken)
 
@@ -64,6 +68,10 @@ async def _refused(_request: Request, error: Exception) -> JSONResponse:
         # FastAPI's only 400: a body that is not UTF-8, nested too deep, or with a number of thousands of digits.
         return _invalid_response([FieldProblem(loc=["body"], msg="The body is not valid JSON", type="json_invalid")])
     return JSONResponse({"detail": error.detail}, status_code=error.status_code, headers=error.headers)
+
+
+async def _quarantined(_request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=403)
 
 
 async def _unavailable(_request: Request, error: Exception) -> JSONResponse:

@@ -1,6 +1,7 @@
 """What everyone may read: status, miners, environments, scores, weights and closed cycles."""
 
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Response
 
@@ -10,6 +11,7 @@ from kinitro.schemas import (
     CycleExport,
     CycleOut,
     EnvironmentOut,
+    EpisodeOut,
     MinerOut,
     MinerStatus,
     Name,
@@ -21,6 +23,7 @@ from kinitro.schemas import (
 from kinitro.storage import miners as standing
 from kinitro.storage import reads
 from kinitro.storage.database import Database
+from kinitro.storage.export import load_episode
 from kinitro.storage.task_pool import TaskPool
 from kinitro.types import CycleStatus
 
@@ -40,6 +43,7 @@ def public_router(database: Database, pool: TaskPool) -> APIRouter:
     _add_scores(router, database)
     _add_weights(router, database)
     _add_cycles(router, database)
+    _add_episodes(router, database)
     return router
 
 
@@ -140,6 +144,18 @@ def _add_cycles(router: APIRouter, database: Database) -> None:
         """A closed cycle as `kinitro score` reads it, salt and seeds included."""
         await _closed_cycle(database, cycle_id, "export")
         return Response(await files.get(cycle_id), media_type="application/json")
+
+
+def _add_episodes(router: APIRouter, database: Database) -> None:
+    @router.get("/episodes/{task_uuid}", tags=["cycles"], responses=NOT_FOUND | STILL_OPEN | INVALID)
+    async def episode(task_uuid: UUID) -> EpisodeOut:
+        """One episode of a closed cycle with its record, as `kinitro replay` reads it."""
+        async with database.connect() as connection:
+            found = await load_episode(connection, task_uuid)
+        if found is None:
+            raise not_found(f"There is no task {task_uuid}. The export of a cycle lists its tasks.")
+        await _closed_cycle(database, found.cycle_id, "episodes")
+        return found
 
 
 async def _closed_cycle(database: Database, cycle_id: int, what: str) -> CycleOut:

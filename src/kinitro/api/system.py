@@ -5,10 +5,12 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from kinitro import __version__
-from kinitro.api.metrics import Metrics
+from kinitro.api.metrics import Metrics, Scrape
 from kinitro.errors import DatabaseError
-from kinitro.schemas import Health, TaskStats
+from kinitro.schemas import Health
+from kinitro.storage import reads
 from kinitro.storage.database import Database
+from kinitro.storage.quarantine import quarantines
 from kinitro.storage.task_pool import TaskPool
 
 
@@ -29,13 +31,17 @@ def system_router(database: Database, pool: TaskPool, metrics: Metrics) -> APIRo
     @router.get("/metrics", response_class=PlainTextResponse)
     async def expose() -> Response:
         """Prometheus text."""
-        return Response(metrics.expose(await _stats(pool)), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.expose(await _scrape(database, pool)), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
 
-async def _stats(pool: TaskPool) -> TaskStats | None:
+async def _scrape(database: Database, pool: TaskPool) -> Scrape | None:
     try:
-        return await pool.stats()
+        stats = await pool.stats()
+        async with database.connect() as connection:
+            audits = await reads.audit_counts(connection)
+            scopes = [entry.hotkey is None for entry in await quarantines(connection)]
     except DatabaseError:
         return None
+    return Scrape(stats, audits, quarantined=scopes.count(True), kept_from=scopes.count(False))

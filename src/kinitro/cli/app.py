@@ -4,7 +4,20 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli import database, demo, doctor, environments, miner, policy, results, services, standing, validate
+from kinitro.cli import (
+    database,
+    demo,
+    doctor,
+    environments,
+    executors,
+    miner,
+    policy,
+    replay,
+    results,
+    services,
+    standing,
+    validate,
+)
 from kinitro.errors import KinitroError
 
 app = typer.Typer(
@@ -40,12 +53,14 @@ demo.register(app)
 app.add_typer(database.app, name="db")
 services.register(app)
 validate.register(app)
+app.add_typer(executors.app, name="executors")
 app.add_typer(environments.app, name="env")
 policy.register(miner.app)
 standing.register(miner.app)
 app.add_typer(miner.app, name="miner")
 results.register(app)
 doctor.register(app)
+replay.register(app)
 
 
 def main() -> int:

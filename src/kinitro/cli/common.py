@@ -50,6 +50,13 @@ INTERRUPTED = 130
 DEFAULT_API_URL = "http://localhost:8000"
 
 
+def chosen_database(flag: str | None) -> str | None:
+    """The flag, else the scheduler's variable, else the API's: both services share one database."""
+    from kinitro.settings import ApiSettings, SchedulerSettings
+
+    return flag or SchedulerSettings.load().database_url or ApiSettings.load().database_url
+
+
 def debugging() -> bool:
     """True when the user asked for everything: tracebacks are shown then."""
     return os.environ.get("KINITRO_DEBUG") == "1"

@@ -6,18 +6,11 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli.common import DatabaseUrl, JsonFlag, print_json
+from kinitro.cli.common import DatabaseUrl, JsonFlag, chosen_database, print_json
 
 app = typer.Typer(help="The database: create, migrate, look at, wipe, remove.", no_args_is_help=True)
 
 Force = Annotated[bool, typer.Option("--force", help="Do it without asking.")]
-
-
-def _url(flag: str | None) -> str | None:
-    """The flag, else the scheduler's variable, else the API's: both services share one database."""
-    from kinitro.settings import ApiSettings, SchedulerSettings
-
-    return flag or SchedulerSettings.load().database_url or ApiSettings.load().database_url
 
 
 def _confirm(force: bool, what: str) -> None:
@@ -30,7 +23,7 @@ def create(database_url: DatabaseUrl = None) -> None:
     """Create the database on its server. It has no tables until `kinitro db init`."""
     from kinitro.storage import admin
 
-    asyncio.run(admin.create(_url(database_url)))
+    asyncio.run(admin.create(chosen_database(database_url)))
     typer.echo("Created. Next: kinitro db init")
 
 
@@ -39,7 +32,7 @@ def init(database_url: DatabaseUrl = None) -> None:
     """Create the tables, or bring them up to this version. Safe to repeat."""
     from kinitro.storage import admin
 
-    asyncio.run(admin.init(_url(database_url)))
+    asyncio.run(admin.init(chosen_database(database_url)))
     typer.echo("The database is ready.")
 
 
@@ -48,7 +41,7 @@ def upgrade(database_url: DatabaseUrl = None) -> None:
     """Bring an older schema up to this version, keeping everything in it."""
     from kinitro.storage import admin
 
-    asyncio.run(admin.upgrade(_url(database_url)))
+    asyncio.run(admin.upgrade(chosen_database(database_url)))
     typer.echo("The schema is up to date.")
 
 
@@ -58,7 +51,7 @@ def reset(database_url: DatabaseUrl = None, force: Force = False) -> None:
     from kinitro.storage import admin
 
     _confirm(force, "This wipes the database.")
-    asyncio.run(admin.reset(_url(database_url)))
+    asyncio.run(admin.reset(chosen_database(database_url)))
     typer.echo("The database is empty and ready.")
 
 
@@ -68,7 +61,7 @@ def drop(database_url: DatabaseUrl = None, force: Force = False) -> None:
     from kinitro.storage import admin
 
     _confirm(force, "This removes the database.")
-    asyncio.run(admin.drop(_url(database_url)))
+    asyncio.run(admin.drop(chosen_database(database_url)))
     typer.echo("Removed.")
 
 
@@ -77,7 +70,7 @@ def status(database_url: DatabaseUrl = None, json: JsonFlag = False) -> None:
     """Show the schema's version, row counts, the current and last cycle and the latest weights."""
     from kinitro.storage import admin
 
-    found = asyncio.run(admin.status(_url(database_url)))
+    found = asyncio.run(admin.status(chosen_database(database_url)))
     if json:
         print_json(asdict(found))
         return
@@ -91,5 +84,5 @@ def rebuild(database_url: DatabaseUrl = None) -> None:
     """Make the evidence of completed cycles anew from their verdicts, and say whether it had been right."""
     from kinitro.scheduler import rebuild_evidence
 
-    report = asyncio.run(rebuild_evidence(_url(database_url)))
+    report = asyncio.run(rebuild_evidence(chosen_database(database_url)))
     typer.echo(f"{report.cycles} completed cycles, {report.rows} rows; {report.corrected} had been wrong or missing.")

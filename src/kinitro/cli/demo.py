@@ -1,5 +1,6 @@
 """`kinitro demo`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,11 +22,14 @@ def demo(
         typer.Option("--setup-only", help="Only enter the bundled miners on your dev ledger."),
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the services up afterwards, until Ctrl-C.")] = False,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="Work in this new directory, and leave the data and an export there.")
+    ] = None,
 ) -> None:
     """See the whole loop on this machine: five bundled policies evaluated in MuJoCo and ranked.
 
     Starts a database, the API, the scheduler and an executor as real processes in a directory of their own, on free
-    ports, and removes everything at the end.
+    ports, and removes everything at the end (with --home: all but the data).
     """
     from rich.console import Console
 
@@ -34,7 +38,7 @@ def demo(
     if setup_only:
         _set_up()
         return
-    options = DemoOptions(episodes=episodes, keep=keep)
+    options = DemoOptions(episodes=episodes, keep=keep, home=home)
     run_service(lambda: run_demo(options, Console(highlight=False)), interrupted=INTERRUPTED)
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kinitro.environments import EnvironmentSpec
     from kinitro.environments.preview import Preview
     from kinitro.scoring import CycleScore
+    from kinitro.storage import KnownExecutor
     from kinitro.storage.admin import DatabaseStatus
 
 
@@ -50,6 +51,16 @@ def database_table(status: "DatabaseStatus") -> None:
     else:
         out.print("Weights   none published yet")
     print_table(None, ("table", "rows"), status.counts.items())
+
+
+def executors_table(executors: "Sequence[KnownExecutor]") -> None:
+    """`kinitro executors list`."""
+    rows = []
+    for executor in executors:
+        seen = f"{executor.last_seen_at:%Y-%m-%d %H:%M} UTC" if executor.last_seen_at else "not for a day"
+        kept = [f"{'everything' if one.hotkey is None else one.hotkey}: {one.reason}" for one in executor.quarantines]
+        rows.append((executor.executor_id, seen, "\n".join(kept) or "nothing"))
+    print_table(f"{len(rows)} executors", ("executor", "last seen", "kept from"), rows)
 
 
 def environments_table(specs: "Sequence[EnvironmentSpec]") -> None:

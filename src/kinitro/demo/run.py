@@ -5,8 +5,8 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,14 @@ from kinitro.demo.leaderboard import Outcome, show
 from kinitro.demo.miners import MINERS, DemoMiner, write_folder
 from kinitro.deployments import SnapshotStore
 from kinitro.environments.gl import FORCED, working_library
-from kinitro.errors import ApiError, ApiUnreachable, EnvironmentFault, InfrastructureError, KinitroError
+from kinitro.errors import (
+    ApiError,
+    ApiUnreachable,
+    ConfigurationError,
+    EnvironmentFault,
+    InfrastructureError,
+    KinitroError,
+)
 from kinitro.schemas import TaskStats, WeightsOut
 from kinitro.types import CycleStatus
 
@@ -41,10 +48,14 @@ POLL_S = 0.5
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """`episodes` a miner and environment; `keep` leaves the services up after the first leaderboard."""
+    """`episodes` a miner and environment; `keep` leaves the services up after the first leaderboard.
+
+    `home` is where the data is left, a directory that is new or empty; None leaves nothing.
+    """
 
     episodes: int = 10
     keep: bool = False
+    home: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,9 +78,8 @@ class Services:
 
 
 async def run_demo(options: DemoOptions, console: Console) -> None:
-    """Runs the demo in a directory of its own, removed at the end with everything that was started."""
-    with tempfile.TemporaryDirectory(prefix="kinitro-demo-", ignore_cleanup_errors=True) as directory:
-        home = Path(directory)
+    """Runs the demo in a directory of its own. Everything that was started is stopped at the end."""
+    with _home(options) as home:
         key = secrets.token_urlsafe(24)
         console.print(
             f"[bold]Kinitro demo[/]: {len(MINERS)} miners, {len(ENVIRONMENTS)} MetaWorld environments in MuJoCo"
@@ -80,6 +90,20 @@ async def run_demo(options: DemoOptions, console: Console) -> None:
             await _initialise(backend, home)
             async with _services(backend, home, key, options, images=images) as services:
                 await _evaluate(services, options, console)
+
+
+@contextmanager
+def _home(options: DemoOptions) -> Iterator[Path]:
+    if options.home is None:
+        with tempfile.TemporaryDirectory(prefix="kinitro-demo-", ignore_cleanup_errors=True) as directory:
+            yield Path(directory)
+        return
+    if options.home.exists() and (not options.home.is_dir() or any(options.home.iterdir())):
+        raise ConfigurationError(
+            f"{options.home} is not empty.", advice="Name a new directory: kinitro demo --home DIR"
+        )
+    options.home.mkdir(parents=True, exist_ok=True)
+    yield options.home.absolute()
 
 
 async def _can_draw(console: Console) -> bool:
@@ -183,6 +207,8 @@ async def _evaluate(services: Services, options: DemoOptions, console: Console) 
         cycle_id = await _watch_cycle(client, services, console)
         outcome = Outcome(await client.scores(cycle_id), await _weights(client), await client.miners())
         show(console, outcome)
+        if options.home is not None:
+            await _leave_export(client, cycle_id, options.home, console)
         if options.keep:
             await _stay(services, console)
         else:
@@ -244,9 +270,22 @@ async def _stay(services: Services, console: Console) -> None:
         await asyncio.sleep(1.0)
 
 
+async def _leave_export(client: KinitroClient, cycle_id: int, home: Path, console: Console) -> None:
+    file = home / f"cycle-{cycle_id}.json"
+    _, content = await client.export_file(cycle_id)
+    file.write_bytes(content)
+    console.print(f"The data stays in {home}. Run every episode again and see whether it comes out the same:")
+    console.print(
+        f"  KINITRO_HOME={home} uv run kinitro replay --all --export {file} --eval-mode process", soft_wrap=True
+    )
+
+
 def _say_how_to_go_on(console: Console) -> None:
     console.print("How to go on:")
     console.print("  uv run kinitro demo --keep     the same, with the services left up to look at")
+    console.print(
+        "  uv run kinitro demo --home DIR its data kept, to run any episode again and see it (docs/replay.md)"
+    )
     console.print("  uv run kinitro env list        the environments policies are evaluated in")
     console.print("  docs/protocol.md               what a policy server must answer")
     console.print("  docs/architecture.md           how it all works")

@@ -20,7 +20,7 @@ from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running, So
 from kinitro.deployments.cache import Hold, Snapshot
 from kinitro.deployments.memory import HostMemory
 from kinitro.deployments.readiness import told_as_not_ready, until_ready
-from kinitro.deployments.requirements import Requirement, read_requirements
+from kinitro.deployments.requirements import Requirement, read_requirements, requirements_digest
 from kinitro.deployments.snapshots import Borrowed, SnapshotStore
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.logs import get_logger
@@ -67,6 +67,8 @@ class Deployment:
     running: Running
     files: Hold
     """Keeps its files in the cache while it runs."""
+    requirements_digest: str | None = None
+    """Of the packages that it asks for; None when it asks for none."""
 
 
 @dataclass(eq=False)
@@ -321,7 +323,16 @@ class DeploymentManager:
             raise
         _log.info("miner_deployment_created", miner_uid=miner_uid, repo=ref.repo, url=running.url)
         await self._notify()
-        return Deployment(ref, running.url, running.identity, snapshot.tree_digest, health, running, borrowed.hold)
+        return Deployment(
+            ref,
+            running.url,
+            running.identity,
+            snapshot.tree_digest,
+            health,
+            running,
+            borrowed.hold,
+            requirements_digest(requirements),
+        )
 
     async def _warm_up(self, ref: PolicyRef, running: Running) -> PolicyHealth:
         began = self._clock()

@@ -4,8 +4,9 @@ No dependency is resolved when a policy is evaluated: every package that it need
 reach the network in any other way, so options, addresses and anything that is not a name are refused, line by line.
 """
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,12 @@ def parse_requirements(text: str) -> tuple[Requirement, ...]:
     if len(found) > MAX_REQUIREMENTS:
         raise _refusal(f"it names {len(found)} packages; at most {MAX_REQUIREMENTS} are taken")
     return tuple(found.values())
+
+
+def requirements_digest(requirements: Iterable[Requirement]) -> str | None:
+    """SHA-256 of what is asked for, in any order; None for nothing."""
+    lines = sorted(requirement.line for requirement in requirements)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest() if lines else None
 
 
 def _refusal(problem: str) -> PolicyError:

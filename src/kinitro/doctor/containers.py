@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import kinitro
 from kinitro.backends.base import LOCAL_HOST
 from kinitro.backends.images import source_revision
-from kinitro.deployments.threads import in_daemon_thread
+from kinitro.backends.threads import in_daemon_thread
 from kinitro.doctor.findings import Finding, Verdict, failed, ok, skipped, warning
 from kinitro.doctor.machine import has_extra, room_finding
 from kinitro.errors import ConfigurationError, InfrastructureError

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import kinitro
+from kinitro.backends.threads import in_daemon_thread
 from kinitro.chain.wallets import HotkeyName, public_address
-from kinitro.deployments.threads import in_daemon_thread
 from kinitro.doctor.findings import Finding, failed, ok, skipped, warning
 from kinitro.environments import gl
 from kinitro.errors import ConfigurationError, KinitroError

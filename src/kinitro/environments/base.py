@@ -111,6 +111,10 @@ class Environment(Protocol):
         """What the seed drew for the present episode."""
         ...
 
+    def stack(self) -> Mapping[str, str]:
+        """Names and versions of what simulates and draws, for the episode's record."""
+        ...
+
     def close(self) -> None:
         """Frees the simulator and its rendering context. Safe to call twice."""
         ...

@@ -1,8 +1,6 @@
 """The one episode loop: every family, backend and replay runs a policy through it. Decides whose fault a failure is."""
 
-import hashlib
 import math
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -10,6 +8,7 @@ from typing import TypeVar
 
 from kinitro.environments.base import Environment, EnvironmentSpec, Step
 from kinitro.environments.stall import StallMonitor
+from kinitro.environments.trace import Steps, Trace
 from kinitro.errors import EnvironmentFault, InfrastructureError, KinitroError, PolicyError
 from kinitro.policy.client import RESET_TIMEOUT_S, PolicyClient
 from kinitro.policy.codec import ActionSpace
@@ -41,8 +40,7 @@ class EpisodeRequest:
 class EpisodeOutcome:
     """What an episode came to. `policy_seconds` sums every wait for the policy, the means and maxima those for actions.
 
-    `trace_digest` is the SHA-256 over the actions as applied, the rewards and the final state; it is None when the
-    episode reached no verdict. `error_code` is the error's short stable word.
+    `steps` is what happened, None when the episode reached no verdict. `error_code` is the error's short stable word.
     """
 
     success: bool
@@ -55,7 +53,12 @@ class EpisodeOutcome:
     error: str | None = None
     error_kind: ErrorKind | None = None
     error_code: str | None = None
-    trace_digest: str | None = None
+    steps: Steps | None = None
+
+    @property
+    def trace_digest(self) -> str | None:
+        """What two runs of the episode are compared by; None when it reached no verdict."""
+        return None if self.steps is None else self.steps.digest()
 
 
 def action_space(spec: EnvironmentSpec) -> ActionSpace:
@@ -82,9 +85,9 @@ async def run_episode(
     run = _Run(environment, policy, request, monitor, clock)
     try:
         success = await run.play()
-        return run.outcome(success=success, digest=run.trace.close(environment.state()))
+        return run.outcome(success=success, steps=run.trace.close(environment.state()))
     except PolicyError as error:
-        return run.outcome(error=error, kind=ErrorKind.POLICY, digest=run.trace.close(environment.state()))
+        return run.outcome(error=error, kind=ErrorKind.POLICY, steps=run.trace.close(environment.state()))
     except InfrastructureError as error:
         return run.outcome(error=error, kind=ErrorKind.INFRASTRUCTURE)
 
@@ -103,28 +106,6 @@ def attributed(error: PolicyError, stall_s: float) -> PolicyError | Infrastructu
 
 
 @dataclass
-class _Trace:
-    """Hashes what happened, each part in one canonical form."""
-
-    _hash: "hashlib._Hash" = field(default_factory=lambda: hashlib.sha256(b"kinitro-trace-1\0"))
-
-    def add(self, action: Action, step: Step) -> None:
-        for name, values in sorted(action.continuous.items()):
-            self._add_channel(b"c", name, values.astype("<f8").tobytes())
-        for name, value in sorted(action.discrete.items()):
-            self._add_channel(b"d", name, struct.pack("<q", value))
-        self._hash.update(b"r" + struct.pack("<d?", step.reward, step.success))
-
-    def _add_channel(self, kind: bytes, name: str, payload: bytes) -> None:
-        label = name.encode()
-        self._hash.update(kind + struct.pack("<II", len(label), len(payload)) + label + payload)
-
-    def close(self, state: bytes) -> str:
-        self._hash.update(b"s" + state)
-        return self._hash.hexdigest()
-
-
-@dataclass
 class _Run:
     """One episode as it unfolds."""
 
@@ -133,7 +114,7 @@ class _Run:
     request: EpisodeRequest
     monitor: StallMonitor
     clock: Callable[[], float]
-    trace: _Trace = field(default_factory=_Trace)
+    trace: Trace = field(default_factory=Trace)
     total_reward: float = 0.0
     timesteps: int = 0
     policy_seconds: float = 0.0
@@ -150,7 +131,7 @@ class _Run:
         )
         while self.timesteps < self.request.max_timesteps:
             action = await self._next_action(observation)
-            step = self._apply(action)
+            step = self._apply(observation, action)
             if step.success:
                 return True
             observation = step.observation
@@ -171,7 +152,7 @@ class _Run:
             self.action_seconds += wait_s
             self.max_action_s = max(self.max_action_s, wait_s)
 
-    def _apply(self, action: Action) -> Step:
+    def _apply(self, observation: Observation, action: Action) -> Step:
         step = self.environment.step(action)
         self.timesteps += 1
         if step.failed is not None:
@@ -180,7 +161,7 @@ class _Run:
             raise EnvironmentFault(
                 f"{self.environment.spec.env_id} gave a reward that is not finite.", code="environment_reward"
             )
-        self.trace.add(action, step)
+        self.trace.add(observation, action, step)
         self.total_reward += step.reward
         return step
 
@@ -230,7 +211,7 @@ class _Run:
         success: bool = False,
         error: PolicyError | InfrastructureError | None = None,
         kind: ErrorKind | None = None,
-        digest: str | None = None,
+        steps: Steps | None = None,
     ) -> EpisodeOutcome:
         return EpisodeOutcome(
             success=success,
@@ -243,5 +224,5 @@ class _Run:
             error=str(error) if error else None,
             error_kind=kind,
             error_code=error.code if error else None,
-            trace_digest=digest,
+            steps=steps,
         )

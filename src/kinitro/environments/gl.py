@@ -58,6 +58,13 @@ def context_class() -> Any:  # a class of mujoco's, which has no types
         raise _unusable({backend: str(error)}) from error
 
 
+def drawn_by() -> str:
+    """Names what draws in the current context: library, driver and version. Only for who has one."""
+    gl: Any = importlib.import_module("OpenGL.GL")  # looks for a library when it is first imported
+    driver, version = (gl.glGetString(name) or b"" for name in (gl.GL_RENDERER, gl.GL_VERSION))
+    return f"{os.environ.get(_PLATFORM, '')}, {driver.decode(errors='replace')}, {version.decode(errors='replace')}"
+
+
 def working_library() -> str:
     """`egl` or `osmesa`, whichever draws here. Raises like `context_class`."""
     forced = os.environ.get(FORCED, "").lower()

@@ -1,10 +1,11 @@
 """What travels between an executor and an environment server (contracts section 5)."""
 
+import base64
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from kinitro.schemas import Digest, EnvId, Finite, Message, Name, Request
+from kinitro.schemas import Base64, Digest, EnvId, Finite, Message, Name, Request, Simulation
 from kinitro.types import EpisodeResult, ErrorKind
 
 SECRET_VARIABLE = "KINITRO_ENVIRONMENT_SECRET"  # noqa: S105 (the variable's name, not a secret)
@@ -42,7 +43,10 @@ class EvaluateRequest(Request):
 
 
 class EvaluateExtra(Message):
-    """The episode in figures. Times in seconds; `facts` is what the seed drew, for the record."""
+    """The episode in figures. Times in seconds; `facts` is what the seed drew, for the record.
+
+    `steps` is the compact form of what happened (`environments.trace`); absent when it is too large to keep.
+    """
 
     seed: int
     env_id: str
@@ -55,6 +59,12 @@ class EvaluateExtra(Message):
     error_code: str | None = None
     environment_version: str | None = None
     facts: dict[str, float | str] = Field(default_factory=dict)
+    simulation: Simulation | None = None
+    steps: Base64 | None = None
+
+    def steps_bytes(self) -> bytes:
+        """The compact form itself; empty when there is none."""
+        return base64.b64decode(self.steps or "")
 
 
 class EvaluateReply(Message):

@@ -5,12 +5,13 @@ Started as `python -m kinitro.environments.server --host H --port P` with its se
 
 import argparse
 import asyncio
+import base64
 import hmac
 import json
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -39,11 +40,13 @@ from kinitro.environments.protocol import (
     EvaluateRequest,
     ServerHealth,
 )
+from kinitro.environments.simulation import describe
 from kinitro.environments.stall import StallMonitor
 from kinitro.errors import ConfigurationError, InfrastructureError, KinitroError, PolicyError
 from kinitro.logs import configure_logging, get_logger
 from kinitro.policy.client import HEALTH_TIMEOUT_S, Endpoint, PolicyClient
 from kinitro.policy.messages import PolicyHealth, TaskConfig
+from kinitro.schemas import MAX_STEPS_BYTES, Simulation
 from kinitro.types import ErrorKind
 
 KEPT_ENVIRONMENTS = 12
@@ -99,6 +102,14 @@ class EnvironmentCache:
             self._built.popitem()[1].close()
 
 
+@dataclass(frozen=True)
+class _Ran:
+    """What an episode ran with; nothing when none began."""
+
+    facts: Mapping[str, float | str] = field(default_factory=dict)
+    simulation: Simulation | None = None
+
+
 class EvaluationService:
     """Runs episodes, one at a time."""
 
@@ -138,13 +149,13 @@ class EvaluationService:
         self._busy = True
         started = time.monotonic()
         try:
-            outcome, facts = await self._attempt(spec, request)
+            outcome, ran = await self._attempt(spec, request)
         finally:
             self._busy = False
             self._episodes += 1
         if outcome.error_kind is ErrorKind.INFRASTRUCTURE:
             self._environments.discard(spec.env_id)
-        return _reply(spec, request, outcome, facts, time.monotonic() - started)
+        return _reply(spec, request, outcome, ran, time.monotonic() - started)
 
     def close(self) -> None:
         """Closes the simulators."""
@@ -160,9 +171,7 @@ class EvaluationService:
         except ConfigurationError as error:
             raise RefusedError(f"env_id: {error}", 404) from error
 
-    async def _attempt(
-        self, spec: EnvironmentSpec, request: EvaluateRequest
-    ) -> tuple[EpisodeOutcome, dict[str, float | str]]:
+    async def _attempt(self, spec: EnvironmentSpec, request: EvaluateRequest) -> tuple[EpisodeOutcome, "_Ran"]:
         policy = PolicyClient(request.base_url, authorization=request.authorization)
         try:
             async with policy:
@@ -175,15 +184,15 @@ class EvaluationService:
                 environment = self._environments.get(spec, options)
                 outcome = await run_episode(environment, policy, _episode(spec, request), monitor=self._monitor)
                 counted = replace(outcome, policy_seconds=outcome.policy_seconds + health_s)
-                return counted, dict(environment.facts().values)
+                return counted, _Ran(environment.facts().values, describe(environment, options))
         except PolicyError as error:
-            return _nothing(error.code, error, ErrorKind.POLICY, policy_seconds=policy.last_wait.seconds), {}
+            return _nothing(error.code, error, ErrorKind.POLICY, policy_seconds=policy.last_wait.seconds), _Ran()
         except InfrastructureError as error:
-            return _nothing(error.code, error, ErrorKind.INFRASTRUCTURE), {}
+            return _nothing(error.code, error, ErrorKind.INFRASTRUCTURE), _Ran()
         except Exception as error:
             # The outermost turn of this service: a simulator may raise anything.
             log.exception("simulator_failed", env_id=spec.env_id, seed=request.seed)
-            return _nothing("simulator_failed", error, ErrorKind.INFRASTRUCTURE), {}
+            return _nothing("simulator_failed", error, ErrorKind.INFRASTRUCTURE), _Ran()
 
     async def _policy_health(self, policy: PolicyClient) -> PolicyHealth:
         try:
@@ -231,9 +240,10 @@ def _reply(
     spec: EnvironmentSpec,
     request: EvaluateRequest,
     outcome: EpisodeOutcome,
-    facts: dict[str, float | str],
+    ran: _Ran,
     time_taken_s: float,
 ) -> EvaluateReply:
+    kept = outcome.steps.encode() if outcome.steps is not None else b""
     return EvaluateReply(
         task_name=spec.task_name,
         score=outcome.score,
@@ -252,7 +262,9 @@ def _reply(
             trace_digest=outcome.trace_digest,
             error_code=outcome.error_code,
             environment_version=spec.version,
-            facts=facts,
+            facts=dict(ran.facts),
+            simulation=ran.simulation,
+            steps=base64.b64encode(kept).decode() if 0 < len(kept) <= MAX_STEPS_BYTES else None,
         ),
     )
 

@@ -37,8 +37,8 @@ def remote_server(running: Running, secret: str) -> EnvironmentServer:
 class EnvironmentLaunch:
     """How environment servers are started. `images` says what each family runs in, where the backend runs images.
 
-    `passed_on` are variables of ours that they get too; `digests` are the images' own, for the record; `client` is how
-    one that was started is spoken to.
+    `passed_on` are variables of ours that they get too, `variables` others with their values; `digests` are the
+    images' own, for the record; `client` is how one that was started is spoken to.
     """
 
     command: Sequence[str] = ENVIRONMENT_SERVER
@@ -48,6 +48,7 @@ class EnvironmentLaunch:
     memory_bytes: int | None = None
     gpus: int = 0
     client: Callable[[Running, str], EnvironmentServer] = remote_server
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 _RECENT = 4  # as many simulators as an environment server keeps
@@ -168,7 +169,7 @@ class EnvironmentWorkers:
             role=Role.ENVIRONMENT,
             command=tuple(self._launch.command),
             directory=Path("/"),
-            environment=passed_on | {SECRET_VARIABLE: secret},
+            environment=passed_on | dict(self._launch.variables) | {SECRET_VARIABLE: secret},
             limits=Limits(cpus=1.0, memory_bytes=self._launch.memory_bytes, gpus=self._launch.gpus),
             image=self._launch.images.get(family),
             host=host,

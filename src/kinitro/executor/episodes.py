@@ -9,8 +9,9 @@ from kinitro.deployments import Deployment, DeploymentManager
 from kinitro.environments.protocol import EvaluateReply, EvaluateRequest
 from kinitro.environments.workers import EnvironmentWorkers
 from kinitro.errors import EnvironmentFault, InfrastructureError, PolicyError
+from kinitro.executor.records import EpisodeSettings, StepsKeeper, make_record
 from kinitro.logs import get_logger, mask
-from kinitro.schemas import ResultIn, TaskOut
+from kinitro.schemas import EpisodeRecord, ResultIn, TaskOut
 from kinitro.types import EpisodeResult, ErrorKind, PolicyRef
 
 _log = get_logger("executor")
@@ -19,20 +20,14 @@ _MAX_ERROR = 4000
 
 
 @dataclass(frozen=True)
-class EpisodeSettings:
-    """What every episode of this executor is run with."""
-
-    max_timesteps: int = 500
-    action_timeout_s: float = 0.5
-    timeout_s: float = 300.0
-    use_images: bool = True
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What a task came to. `fault` is the kind of infrastructure failure, None when there is a verdict."""
+    """What a task came to. `fault` is the kind of infrastructure failure, None when there is a verdict.
+
+    `record` is what is kept of an episode that ran; None when none did.
+    """
 
     result: EpisodeResult
+    record: EpisodeRecord | None = None
     fault: str | None = None
     code: str | None = None
     """The error's own code, where there is one."""
@@ -50,14 +45,22 @@ class EpisodeRunner:
         workers: EnvironmentWorkers,
         settings: EpisodeSettings,
         versions: Mapping[str, str] | None = None,
+        keeper: StepsKeeper | None = None,
     ) -> None:
         self._deployments = deployments
         self._workers = workers
         self._settings = settings
         self._versions = versions or {}
+        self._keeper = keeper or StepsKeeper(None)
 
     async def run(self, task: TaskOut, on_deployed: Callable[[], None] = lambda: None) -> Outcome:
         """The task's outcome. `on_deployed` is called when its policy is up."""
+        outcome = await self._run(task, on_deployed)
+        if outcome.record is None:
+            return outcome
+        return replace(outcome, record=await self._keeper.keep(task, outcome.record))
+
+    async def _run(self, task: TaskOut, on_deployed: Callable[[], None]) -> Outcome:
         try:
             if task.miner_endpoint is not None:
                 on_deployed()
@@ -87,7 +90,8 @@ class EpisodeRunner:
         except PolicyError as error:
             # After the first healthy reply any exit is the policy's, whatever the episode saw of it.
             result = replace(reply.result(), success=False, score=0.0, error_kind=ErrorKind.POLICY, error=_clean(error))
-            return Outcome(self._marked(task, result, deployment), code=error.code)
+            record = make_record(reply, self._settings, deployment).model_copy(update={"error_code": error.code})
+            return Outcome(self._marked(task, result, deployment), record, code=error.code)
         return self._outcome(task, reply, deployment)
 
     async def _evaluate(self, task: TaskOut, base_url: str, policy: Running | None = None) -> EvaluateReply:
@@ -116,7 +120,9 @@ class EpisodeRunner:
             result = replace(result, error=_clean(result.error))
         infrastructure = result.error_kind is ErrorKind.INFRASTRUCTURE
         code = reply.extra.error_code
-        return Outcome(result, fault=(code or "environment") if infrastructure else None, code=code)
+        if infrastructure:
+            return Outcome(result, fault=code or "environment", code=code)
+        return Outcome(result, make_record(reply, self._settings, deployment), code=code)
 
     def _marked(self, task: TaskOut, result: EpisodeResult, deployment: Deployment | None) -> EpisodeResult:
         """The result with what it ran from: the policy's files and the environment's image."""
@@ -143,9 +149,11 @@ def check_version(reply: EvaluateReply, version: str | None) -> None:
     )
 
 
-def submission(task: TaskOut, result: EpisodeResult) -> ResultIn:
+def submission(task: TaskOut, outcome: Outcome) -> ResultIn:
     """The result under its task's lease, as the API takes it."""
-    return ResultIn(task_uuid=task.task_uuid, lease_token=task.lease_token, **asdict(result))
+    return ResultIn(
+        task_uuid=task.task_uuid, lease_token=task.lease_token, record=outcome.record, **asdict(outcome.result)
+    )
 
 
 def _failed(error: object, kind: ErrorKind) -> EpisodeResult:

@@ -231,7 +231,7 @@ class Executor:
 
     def _report(self, held: Held, outcome: Outcome) -> None:
         task, result = held.task, outcome.result
-        self._outbox.put(submission(task, result))
+        self._outbox.put(submission(task, outcome))
         trouble = {}
         if result.error is not None:
             trouble = {"error": result.error.partition("\n")[0][:300], "error_kind": result.error_kind}

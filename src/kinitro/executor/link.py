@@ -87,9 +87,10 @@ class ApiLink:
     def _sorted(self, error: ApiError) -> ApiError | ApiUnreachable | ConfigurationError:
         if error.status_code in (401, 403):
             self.refused = True
+            # A 403 says itself what to do: this executor is quarantined, or the API has no key at all.
+            advice = "Set KINITRO_EXECUTOR_API_KEY to the value of the API's KINITRO_API_API_KEY."
             return ConfigurationError(
-                f"The API refuses this executor. {error.message}",
-                advice="Set KINITRO_EXECUTOR_API_KEY to the value of the API's KINITRO_API_API_KEY.",
+                f"The API refuses this executor. {error.message}", advice=advice if error.status_code == 401 else None
             )
         if error.status_code >= 500 or error.status_code in (408, 429):
             away = ApiUnreachable(error.message, advice=error.advice)

@@ -12,6 +12,7 @@ from kinitro.schemas import LeaseRef, ResultIn
 
 _log = get_logger("executor")
 _BATCH = 100
+_MOST_STEPS_BYTES = 2 * 2**20  # of the 4 MiB that the API takes
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 15.0
 
@@ -42,7 +43,7 @@ class Outbox:
         while True:
             await self._filled.wait()
             try:
-                await self._submit([self._waiting[i] for i in range(min(_BATCH, len(self._waiting)))])
+                await self._submit(self._next_batch())
                 pause_s = _FIRST_PAUSE_S
             except ApiUnreachable:
                 # Not for security: executors must not all come back at the same moment.
@@ -58,6 +59,17 @@ class Outbox:
             _log.warning("results_not_submitted", count=len(self._waiting), note="their tasks will be run again")
             return False
         return True
+
+    def _next_batch(self) -> list[ResultIn]:
+        """At least one, and as many as the API takes in one request."""
+        batch: list[ResultIn] = []
+        size = 0
+        for result in self._waiting:
+            size += len(result.record.steps or "") if result.record else 0
+            if batch and (size > _MOST_STEPS_BYTES or len(batch) == _BATCH):
+                break
+            batch.append(result)
+        return batch
 
     async def _submit(self, batch: list[ResultIn]) -> None:
         try:

@@ -1,25 +1,23 @@
 """Makes an executor of its settings, and runs it."""
 
-import importlib.util
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
-from kinitro.backends.base import Limits
+from kinitro.archive import Archive
 from kinitro.client import KinitroClient
-from kinitro.deployments import DeploymentManager, DeploymentSettings, SnapshotSource, SnapshotStore
 from kinitro.environments import registry
 from kinitro.environments.base import EnvironmentSpec
-from kinitro.environments.workers import EnvironmentWorkers
-from kinitro.executor.episodes import EpisodeRunner, EpisodeSettings
+from kinitro.executor.episodes import EpisodeRunner
 from kinitro.executor.executor import Executor, ExecutorLimits
 from kinitro.executor.leases import Leases
 from kinitro.executor.link import ApiLink
 from kinitro.executor.outbox import Outbox
+from kinitro.executor.records import EpisodeSettings, StepsKeeper
+from kinitro.executor.rig import open_rig
 from kinitro.executor.selftest import SelfTest
-from kinitro.executor.sizes import parse_size
-from kinitro.executor.stage import Stage, open_stage
+from kinitro.executor.stage import Stage
 from kinitro.logs import get_logger
-from kinitro.settings import ExecutorSettings, home_directory
+from kinitro.settings import ExecutorSettings
 
 _log = get_logger("executor")
 
@@ -48,64 +46,37 @@ async def build_executor(
     own by default).
     """
     environments = registry.served_by(settings.env_families) if environments is None else environments
-    async with AsyncExitStack() as stack:
-        stage = await stack.enter_async_context(open_stage(settings, environments, environment_server))
-        backend = stage.backend
-        client = await stack.enter_async_context(KinitroClient(settings.api_url, settings.api_key))
-        store = SnapshotStore(
-            home_directory() / "snapshots", _hub(settings), max_bytes=int(settings.snapshot_cache_gb * 10**9)
-        )
-        deployments = await stack.enter_async_context(
-            DeploymentManager(backend, store, _deployment_settings(settings, stage))
-        )
-        workers = await stack.enter_async_context(EnvironmentWorkers(backend, stage.max_concurrent, stage.environments))
-        link = ApiLink(client, settings.executor_id, usage=stage.usage)
+    keeper = StepsKeeper(Archive(settings.records_url) if settings.records_url else None)
+    async with (
+        open_rig(settings, environments, environment_server) as rig,
+        KinitroClient(settings.api_url, settings.api_key) as client,
+    ):
+        link = ApiLink(client, settings.executor_id, usage=rig.stage.usage)
         leases = Leases(link)
+        versions = {spec.env_id: spec.version for spec in environments}
         yield Executor(
-            limits=_limits(settings, stage.max_concurrent, calls_out=not backend.isolates),
-            rooms=backend.hosts,
+            limits=_limits(settings, rig.stage.max_concurrent, calls_out=not rig.stage.backend.isolates),
+            rooms=rig.stage.backend.hosts,
             env_ids=[spec.env_id for spec in environments],
             link=link,
             leases=leases,
             outbox=Outbox(link, leases.drop),
-            deployments=deployments,
+            deployments=rig.deployments,
             runner=EpisodeRunner(
-                deployments, workers, _episode_settings(settings), {spec.env_id: spec.version for spec in environments}
+                rig.deployments, rig.workers, _episode_settings(settings, rig.stage), versions, keeper
             ),
-            selftest=SelfTest(backend, workers, link, store, environments, stage.python),
+            selftest=SelfTest(rig.stage.backend, rig.workers, link, rig.store, environments, rig.stage.python),
         )
 
 
-def _hub(settings: ExecutorSettings) -> SnapshotSource | None:
-    if importlib.util.find_spec("huggingface_hub") is None:
-        return None
-    from kinitro.deployments.hub import HuggingFaceHub  # noqa: PLC0415 - optional, and slow to import
-
-    return HuggingFaceHub(settings.miner_hf_token)
-
-
-def _deployment_settings(settings: ExecutorSettings, stage: Stage) -> DeploymentSettings:
-    return DeploymentSettings(
-        ttl_s=settings.miner_deployment_ttl_seconds,
-        max_age_s=stage.max_age_s,
-        warmup_timeout_s=settings.miner_deployment_warmup_timeout,
-        capacity=max(settings.miner_deployment_capacity, stage.max_concurrent + 2),
-        python=stage.python,
-        image=stage.policy_image,
-        limits=Limits(
-            memory_bytes=parse_size(settings.miner_deployment_memory),
-            cpus=settings.miner_deployment_cpu,
-            gpus=settings.miner_deployment_gpu_count,
-        ),
-    )
-
-
-def _episode_settings(settings: ExecutorSettings) -> EpisodeSettings:
+def _episode_settings(settings: ExecutorSettings, stage: Stage) -> EpisodeSettings:
     return EpisodeSettings(
         max_timesteps=settings.max_timesteps,
         action_timeout_s=settings.action_timeout,
         timeout_s=settings.eval_timeout,
         use_images=settings.use_images,
+        eval_mode=settings.eval_mode,
+        policy_image_digest=stage.policy_image_digest,
     )
 
 

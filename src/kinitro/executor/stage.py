@@ -53,6 +53,7 @@ class Stage:
     max_concurrent: int
     max_age_s: float = math.inf
     usage: Callable[[], Usage | None] = lambda: None
+    policy_image_digest: str | None = None
 
 
 @asynccontextmanager
@@ -114,7 +115,9 @@ async def _containers(
         most = settings.max_concurrent or sum(rooms.values())
         if most > sum(rooms.values()):
             _log.warning("more_episodes_than_processors", max_concurrent=most, note=_WAITING_NOTE)
-        yield Stage(backend, "python", settings.miner_deployment_image, launch, most)
+        runner = settings.miner_deployment_image
+        digest = await backend.ensure_image(runner, "kinitro env build miner")
+        yield Stage(backend, "python", runner, launch, most, policy_image_digest=digest)
 
 
 def docker_hosts(settings: ExecutorSettings) -> list["DockerSettings"]:

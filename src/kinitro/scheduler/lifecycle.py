@@ -15,6 +15,7 @@ from kinitro.environments import EnvironmentSpec
 from kinitro.errors import ChainUnreachable, KinitroError
 from kinitro.logs import get_logger
 from kinitro.scheduler import ownership, planning, publishing
+from kinitro.scheduler.auditor import Auditor
 from kinitro.scheduler.ownership import PolicyInspector
 from kinitro.schemas import RuleOut
 from kinitro.settings import SchedulerSettings
@@ -33,6 +34,7 @@ from kinitro.storage import (
     fail_remaining,
     first_blocks,
     forget_executors,
+    forget_steps,
     give_places,
     insert_plan,
     known_owners,
@@ -125,6 +127,7 @@ class Lifecycle:
         self._inspector = inspector
         self._rejections = rejections or RejectionLog()
         self._clock = clock
+        self._auditor = Auditor(connection)
 
     async def run(self) -> None:
         """Runs cycle after cycle."""
@@ -232,6 +235,7 @@ class Lifecycle:
             placed = planning.with_places(line, await give_places(self._connection, seekers))
             await set_notice(self._connection, "miners", None)
             await forget_executors(self._connection)
+            await forget_steps(self._connection, self._settings.steps_kept_cycles)
             plan = CyclePlan(
                 block_number=subnet.block,
                 netuid=subnet.netuid,
@@ -269,6 +273,7 @@ class Lifecycle:
             cycle.plan.episodes_per_env,
             cycle.plan.salt,
             block_hash,
+            audit_rate=self._settings.audit_rate,
         )
         async with self._connection.begin():
             total = await create_tasks(self._connection, cycle.id, tasks)
@@ -302,20 +307,32 @@ class Lifecycle:
         await self._notice("chain", problem)
 
     async def wait(self, cycle: OpenCycle) -> None:
-        """Returns when every task is closed: by a verdict, by its last attempt, or by the cycle's timeout."""
-        watch = Watch(self._clock)
+        """Returns when every task is closed: by a verdict, by its last attempt, or by the cycle's timeout.
+
+        Audits are waited for too, while runs of them are under way, for `audit_grace_seconds` at most; the rest lapses.
+        """
+        watch, done = Watch(self._clock), Watch(self._clock)
         while True:
+            timed_out = await self._keep_going(cycle, watch.lap())
             async with self._connection.begin():
-                active_s = await add_active_time(self._connection, cycle.id, watch.lap())
-                await expire_leases(self._connection, cycle.id)
-                await close_over_budget(self._connection, cycle.id)
-                if active_s > cycle.plan.timeout_s:
-                    reason = f"cycle timed out after {cycle.plan.timeout_s:.0f} s"
-                    await fail_remaining(self._connection, cycle.id, reason)
-                now = await progress(self._connection, cycle.id)
-            if now.pending + now.assigned == 0:
-                return
+                are_audited = await self._auditor.advance(cycle.id)
+                if not (await progress(self._connection, cycle.id)).finished:
+                    done.lap()
+                elif timed_out or not are_audited or done.age > self._settings.audit_grace_seconds:
+                    await self._auditor.lapse(cycle.id)
+                    return
             await asyncio.sleep(self._settings.tick_seconds)
+
+    async def _keep_going(self, cycle: OpenCycle, up_s: float) -> bool:
+        """Does what time alone brings about; true when the cycle's time is over."""
+        async with self._connection.begin():
+            active_s = await add_active_time(self._connection, cycle.id, up_s)
+            await expire_leases(self._connection, cycle.id)
+            await close_over_budget(self._connection, cycle.id)
+            if timed_out := active_s > cycle.plan.timeout_s:
+                reason = f"cycle timed out after {cycle.plan.timeout_s:.0f} s"
+                await fail_remaining(self._connection, cycle.id, reason)
+        return timed_out
 
     async def publish(self, cycle: OpenCycle) -> None:
         """Scores and publishes in one transaction, so that weights exist exactly when the cycle is completed."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from kinitro.chain import Neuron, parse_commitment
 from kinitro.errors import InvalidCommitment
+from kinitro.scheduler.audit import is_drawn
 from kinitro.scoring import episode_seed, policy_seed
 from kinitro.storage import MinerEntry, PlannedTask, Sighting, Submission
 from kinitro.types import MinerState, PolicyRef
@@ -129,9 +130,15 @@ def _identities(ref: PolicyRef, digests: Mapping[tuple[str, str], str]) -> list[
 
 
 def plan_tasks(
-    miners: Iterable[MinerEntry], environments: Sequence[str], episodes_per_env: int, salt: bytes, block_hash: str
+    miners: Iterable[MinerEntry],
+    environments: Sequence[str],
+    episodes_per_env: int,
+    salt: bytes,
+    block_hash: str,
+    *,
+    audit_rate: float = 0.0,
 ) -> Iterator[PlannedTask]:
-    """Every episode of a cycle, in the order in which tasks are handed out.
+    """Every episode of a cycle, in the order in which tasks are handed out; a share `audit_rate` drawn to be checked.
 
     One miner after another and one environment after another, so that a running policy and a built simulator serve
     many episodes in a row. Every miner meets the same seeds.
@@ -156,5 +163,6 @@ def plan_tasks(
                     seed=seeds[env_id][index],
                     policy_seed=policy_seed(salt, miner.hotkey, env_id, index),
                     position=position,
+                    is_drawn=is_drawn(salt, miner.hotkey, env_id, index, audit_rate),
                 )
                 position += 1

@@ -1,5 +1,6 @@
 """Pure scoring: outcomes to comparisons, to prizes, to weights (contracts section 8)."""
 
+from kinitro.scoring.betting import log_evidence
 from kinitro.scoring.ladder import CycleScore, score_cycle
 from kinitro.scoring.outcomes import InvalidExport, pack_outcomes
 from kinitro.scoring.rates import EnvironmentRecord
@@ -11,6 +12,7 @@ __all__ = [
     "EnvironmentRecord",
     "InvalidExport",
     "episode_seed",
+    "log_evidence",
     "pack_outcomes",
     "policy_seed",
     "salt_digest",

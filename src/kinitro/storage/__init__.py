@@ -1,6 +1,22 @@
 """PostgreSQL: the task pool and everything money depends on. Rows never leave this package."""
 
 from kinitro.storage.admission import known_owners, record_owners, replace_turned_away
+from kinitro.storage.audits import (
+    AuditRun,
+    LiveExecutor,
+    OpenAudit,
+    ask_for_run,
+    audits_to_judge,
+    close_audit,
+    disputes,
+    lapse_audits,
+    live_executors,
+    lock_cycle,
+    lock_executors,
+    mark_unsteady,
+    open_audits,
+    runs_under_way,
+)
 from kinitro.storage.cycles import (
     Closing,
     CyclePlan,
@@ -26,6 +42,8 @@ from kinitro.storage.cycles import (
 from kinitro.storage.database import Database, open_database
 from kinitro.storage.export import load_export
 from kinitro.storage.line import Sighting, Submission, first_blocks, give_places, record_sightings, tree_digests
+from kinitro.storage.quarantine import KnownExecutor, known_executors, pardon, quarantine, quarantines
+from kinitro.storage.records import forget_steps
 from kinitro.storage.task_life import (
     CycleProgress,
     PlannedTask,
@@ -39,11 +57,15 @@ from kinitro.storage.task_life import (
 from kinitro.storage.task_pool import TaskPool
 
 __all__ = [
+    "AuditRun",
     "Closing",
     "CyclePlan",
     "CycleProgress",
     "Database",
+    "KnownExecutor",
+    "LiveExecutor",
     "MinerEntry",
+    "OpenAudit",
     "OpenCycle",
     "PlannedTask",
     "PublishedWeights",
@@ -52,30 +74,46 @@ __all__ = [
     "Submission",
     "TaskPool",
     "add_active_time",
+    "ask_for_run",
+    "audits_to_judge",
     "claim_ledger",
+    "close_audit",
     "close_over_budget",
     "complete_cycle",
     "completed_cycles",
     "create_tasks",
+    "disputes",
     "expire_leases",
     "fail_cycle",
     "fail_remaining",
     "first_blocks",
     "forget_executors",
+    "forget_steps",
     "give_places",
     "insert_plan",
+    "known_executors",
     "known_owners",
+    "lapse_audits",
+    "live_executors",
     "load_export",
+    "lock_cycle",
+    "lock_executors",
     "lock_running",
     "mark_running",
+    "mark_unsteady",
+    "open_audits",
     "open_cycle",
     "open_database",
+    "pardon",
     "presence",
     "progress",
+    "quarantine",
+    "quarantines",
     "record_owners",
     "record_sightings",
     "replace_bits",
     "replace_turned_away",
+    "runs_under_way",
     "seconds_since_last_start",
     "set_notice",
     "tree_digests",

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.errors import KinitroError
-from kinitro.schemas import CycleExport, ExportEpisode, ExportHistory, ExportMiner, RuleOut
+from kinitro.schemas import CycleExport, EpisodeOut, ExportEpisode, ExportHistory, ExportMiner, RuleOut
 from kinitro.storage import tables as t
+from kinitro.storage.records import NAME_DIGITS, load_conditions, load_record
 from kinitro.types import CycleStatus, ErrorKind, TaskStatus
 
 _EPISODES = TypeAdapter(list[ExportEpisode])
@@ -45,6 +47,31 @@ async def load_export(connection: AsyncConnection, cycle_id: int) -> CycleExport
         history=await _load_history(connection, cycle_id, versions),
         environment_versions=versions,
         failure_reason=row.failure_reason,
+        conditions=await load_conditions(connection, cycle_id),
+    )
+
+
+async def load_episode(connection: AsyncConnection, task_id: UUID) -> EpisodeOut | None:
+    """One episode with its record, at its present state; None when there is no such task.
+
+    A run of an audit gives the episode that it checked: nobody is to find out which tasks are such runs by asking.
+
+    An open cycle's is given too, seeds included: whoever shows it to the public must see that its cycle is closed.
+    """
+    facts = sa.select(t.tasks.c.cycle_id, t.tasks.c.hotkey, t.tasks.c.repo, t.tasks.c.revision, t.cycles.c.netuid).join(
+        t.cycles, t.cycles.c.id == t.tasks.c.cycle_id
+    )
+    checked = sa.func.coalesce(t.audits.c.task_id, t.tasks.c.id)
+    whose = sa.select(checked).outerjoin(t.audits, t.audits.c.id == t.tasks.c.audit_id).where(t.tasks.c.id == task_id)
+    task_id = await connection.scalar(whose)
+    row = (await connection.execute(facts.where(t.tasks.c.id == task_id))).one_or_none()
+    if row is None:
+        return None
+    episode = (await connection.execute(_episodes_query().where(t.tasks.c.id == task_id))).mappings().one()
+    return EpisodeOut(
+        **row._asdict(),
+        episode=ExportEpisode.model_validate(dict(episode)),
+        record=await load_record(connection, task_id),
     )
 
 
@@ -67,7 +94,7 @@ async def _load_miners(connection: AsyncConnection, cycle_id: int) -> list[Expor
 
 async def _load_episodes(connection: AsyncConnection, cycle_id: int) -> list[ExportEpisode]:
     episodes: list[ExportEpisode] = []
-    result = await connection.stream(_episodes_query(cycle_id))
+    result = await connection.stream(_episodes_query().where(t.tasks.c.cycle_id == cycle_id))
     fields = tuple(result.keys())
     # In parts, so that an API that exports a big cycle still answers heartbeats.
     async for part in result.partitions(_EPISODES_AT_ONCE):
@@ -75,9 +102,9 @@ async def _load_episodes(connection: AsyncConnection, cycle_id: int) -> list[Exp
     return episodes
 
 
-def _episodes_query(cycle_id: int) -> sa.Select[Any]:  # Any: columns of two tables
-    """Each task with its verdict; a task that failed has the last infrastructure fault instead."""
-    task, verdict = t.tasks, t.verdicts
+def _episodes_query() -> sa.Select[Any]:  # Any: columns of three tables
+    """Each episode with its verdict; one that failed has the last infrastructure fault instead."""
+    task, verdict, record = t.tasks, t.verdicts, t.records
     failed = task.c.status == TaskStatus.FAILED
     return (
         sa.select(
@@ -98,9 +125,12 @@ def _episodes_query(cycle_id: int) -> sa.Select[Any]:  # Any: columns of two tab
             verdict.c.image_digest,
             verdict.c.executor_id,
             verdict.c.policy_seconds,
+            sa.func.left(sa.func.encode(record.c.conditions, "hex"), NAME_DIGITS).label("conditions"),
+            record.c.error_code,
         )
         .outerjoin(verdict, verdict.c.task_id == task.c.id)
-        .where(task.c.cycle_id == cycle_id)
+        .outerjoin(record, record.c.task_id == task.c.id)
+        .where(task.c.audit_id.is_(None))
         .order_by(task.c.uid, task.c.env_id, task.c.episode_index)
     )
 

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.schemas import (
+    AuditCounts,
     CycleOut,
     EnvironmentOut,
     MinerOut,
@@ -18,7 +19,8 @@ from kinitro.schemas import (
 )
 from kinitro.storage import tables as t
 from kinitro.storage.cycles import LEADER_LOCK, PRESENCE_LOCK
-from kinitro.types import CycleStatus, MinerState
+from kinitro.storage.quarantine import quarantines
+from kinitro.types import AuditState, CycleStatus, MinerState
 
 SERVED_WITHIN = timedelta(seconds=120)
 """An executor that was last seen longer ago than this no longer serves its environments."""
@@ -74,6 +76,8 @@ async def load_status(connection: AsyncConnection) -> SystemStatus:
         is_evaluating=current is not None and current.status is CycleStatus.RUNNING,
         reasons=list((await load_notices(connection)).values()),
         unserved_environments=await unserved_environments(connection),
+        quarantined=await quarantines(connection),
+        audits=await audit_counts(connection),
         scheduler_running=await scheduler_runs(connection),
         netuid=None if ledger is None else ledger.netuid,
         genesis=None if ledger is None else ledger.genesis,
@@ -93,6 +97,18 @@ async def load_notices(connection: AsyncConnection) -> dict[str, str]:
 async def scheduler_runs(connection: AsyncConnection) -> bool:
     """Whether a scheduler runs on this database, leading or not."""
     return bool(await connection.scalar(_SCHEDULER))
+
+
+async def audit_counts(connection: AsyncConnection) -> AuditCounts:
+    """How the audits of the latest closed cycle ended; all zero before the first."""
+    latest = sa.select(sa.func.max(t.cycles.c.id)).where(t.cycles.c.completed_at.is_not(None)).scalar_subquery()
+    query = (
+        sa.select(t.audits.c.cycle_id, t.audits.c.state, sa.func.count().label("audits"))
+        .where(t.audits.c.cycle_id == latest, t.audits.c.state != AuditState.OPEN)
+        .group_by(t.audits.c.cycle_id, t.audits.c.state)
+    )
+    rows = (await connection.execute(query)).all()
+    return AuditCounts(cycle_id=rows[0].cycle_id if rows else None, **{row.state: row.audits for row in rows})
 
 
 async def list_miners(connection: AsyncConnection) -> list[MinerOut]:
@@ -244,6 +260,12 @@ def _miners() -> sa.Select[Any]:  # Any: columns of several tables
             evaluated.c.block_number.label("evaluated_block"),
             result.c.rate,
             result.c.environments,
+            sa.exists()
+            .where(
+                t.unsteady_policies.c.repo_key == sa.func.lower(miner.c.repo),
+                t.unsteady_policies.c.revision == miner.c.revision,
+            )
+            .label("is_unsteady"),
         )
         .join(cycle, cycle.c.id == miner.c.cycle_id)
         .outerjoin(evaluated, sa.true())
@@ -284,6 +306,7 @@ def _miner(row: sa.Row[Any]) -> MinerOut:  # Any: a row's columns are not typed
         repo=row.repo,
         revision=row.revision,
         place=row.place,
+        is_unsteady=row.is_unsteady,
     )
 
 

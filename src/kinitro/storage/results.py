@@ -16,6 +16,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.schemas import Refusal, ResultIn, SubmitResponse
+from kinitro.storage import records
 from kinitro.storage.task_life import AVOID_S, RETRY_DELAY_CAP_S, RETRY_DELAY_S, close_over_budget
 from kinitro.types import CycleStatus, ErrorKind, TaskStatus
 
@@ -110,8 +111,10 @@ async def take(connection: AsyncConnection, executor_id: str, results: Sequence[
     reported = await _reported(connection, {result.lease_token for result in results})
     decisions = decide(executor_id, results, tasks, reported)
     if decisions.verdicts:
+        await records.add_conditions(connection, decisions.verdicts)
         rows = [_verdict_row(result) for result in decisions.verdicts]
         await connection.execute(_WRITE_VERDICTS, {"executor": executor_id, "rows": json.dumps(rows)})
+        await records.add_records(connection, decisions.verdicts)
     if decisions.faults:
         rows = [_fault_row(result, task) for result, task in decisions.faults]
         await connection.execute(_WRITE_FAULTS, {"executor": executor_id, "rows": json.dumps(rows), **_AVOID})
@@ -169,6 +172,7 @@ def _verdict_row(result: ResultIn) -> dict[str, object]:
         "tree_digest": result.tree_digest,
         "image_digest": result.image_digest,
         "policy_seconds": result.policy_seconds,
+        "conditions": records.conditions_digest(result.record.conditions).hex() if result.record else None,
     }
 
 
@@ -201,7 +205,7 @@ _WRITE_VERDICTS = text("""
         select * from json_to_recordset(cast(:rows as json)) as r(
             task_id uuid, lease_token uuid, content text, error text, success bool, score float8, total_reward float8,
             timesteps int, error_kind text, trace_digest text, tree_digest text, image_digest text,
-            policy_seconds float8)
+            policy_seconds float8, conditions text)
     ),
     report as (
         insert into reports (lease_token, task_id, executor_id, content_sha256, error_kind, error)
@@ -212,13 +216,21 @@ _WRITE_VERDICTS = text("""
                               error, error_kind, trace_digest, tree_digest, image_digest, policy_seconds, executor_id)
         select t.id, t.cycle_id, t.uid, t.env_id, t.episode_index, r.success, r.score, r.total_reward, r.timesteps,
                r.error, r.error_kind, r.trace_digest, r.tree_digest, r.image_digest, r.policy_seconds, :executor
-        from r join tasks t on t.id = r.task_id
+        from r join tasks t on t.id = r.task_id where t.audit_id is null
+    ),
+    audit_run as (
+        insert into audit_runs (task_id, audit_id, executor_id, success, total_reward, timesteps, error, trace_digest,
+                                tree_digest, image_digest, conditions)
+        select t.id, t.audit_id, :executor, r.success, r.total_reward, r.timesteps,
+               case when r.error_kind is not null then coalesce(r.error, 'policy') end,
+               r.trace_digest, r.tree_digest, r.image_digest, decode(r.conditions, 'hex')
+        from r join tasks t on t.id = r.task_id where t.audit_id is not null
     ),
     snapshot as (
         insert into snapshots (repo_key, revision, tree_digest)
         select distinct on (lower(t.repo), t.revision) lower(t.repo), t.revision, r.tree_digest
         from r join tasks t on t.id = r.task_id
-        where r.tree_digest is not null and not exists (
+        where r.tree_digest is not null and t.audit_id is null and not exists (
             select 1 from snapshots s where s.repo_key = lower(t.repo) and s.revision = t.revision)
         order by lower(t.repo), t.revision
         on conflict do nothing

@@ -133,6 +133,28 @@ cycle_miners = sa.Table(
     sa.Index("ix_cycle_miners_submission", "submission_id", "cycle_id"),
 )
 
+audits = sa.Table(
+    "audits",
+    metadata,
+    # One check of the verdict of one task, from its first other run to what came out. `executor_id` gave the verdict,
+    # `other_id` ran it next; `contradicted` is the one of both against whom a third decided.
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), nullable=False),
+    sa.Column("task_id", pg.UUID(as_uuid=True), nullable=False),  # no foreign key: tasks refer to audits
+    sa.Column("hotkey", sa.Text, nullable=False),
+    sa.Column("executor_id", sa.Text, nullable=False),
+    sa.Column("other_id", sa.Text),
+    sa.Column("contradicted", sa.Text),
+    sa.Column("state", sa.Text, nullable=False, server_default="open"),
+    sa.Column("is_moot", sa.Boolean, nullable=False, server_default=sa.false()),  # its verdict was withdrawn
+    sa.Column("opened_at", TIMESTAMP, nullable=False, server_default=NOW),
+    sa.Column("closed_at", TIMESTAMP),
+    sa.CheckConstraint("state in ('open', 'agreed', 'contradicted', 'void', 'undecided', 'lapsed')", name="state"),
+    sa.Index("uq_audits_verdict", "task_id", unique=True, postgresql_where=sa.text("not is_moot")),
+    sa.Index("ix_audits_cycle", "cycle_id"),
+    sa.Index("ix_audits_contradicted", "closed_at", postgresql_where=sa.text("state = 'contradicted'")),
+)
+
 tasks = sa.Table(
     "tasks",
     metadata,
@@ -161,8 +183,21 @@ tasks = sa.Table(
     sa.Column("avoid_executor", sa.Text),
     sa.Column("avoid_until", TIMESTAMP),
     sa.Column("last_error", sa.Text),
-    sa.UniqueConstraint("cycle_id", "uid", "env_id", "episode_index", name="uq_tasks_episode"),
+    # Drawn from the salt at planning, told to nobody: this episode's verdict will be checked by another run.
+    sa.Column("is_drawn", sa.Boolean, nullable=False, server_default=sa.false()),
+    # A run of an audit. It is no episode of the cycle: everything that counts leaves it out.
+    sa.Column("audit_id", sa.BigInteger, sa.ForeignKey("audits.id")),
+    sa.Column("barred", pg.ARRAY(sa.Text)),  # executors that never get it
+    sa.Column("only_executor", sa.Text),  # the one that gets it
     sa.CheckConstraint("status in ('pending', 'assigned', 'completed', 'failed')", name="status"),
+    sa.Index(
+        "uq_tasks_episode",
+        *("cycle_id", "uid", "env_id", "episode_index"),
+        unique=True,
+        postgresql_where=sa.text("audit_id is null"),
+    ),
+    sa.Index("ix_tasks_drawn", "cycle_id", postgresql_where=sa.text("is_drawn")),
+    sa.Index("ix_tasks_audit", "audit_id", postgresql_where=sa.text("audit_id is not null")),
     sa.Index("ix_tasks_pending", "cycle_id", "position", postgresql_where=sa.text("status = 'pending'")),
     sa.Index("ix_tasks_leases", "lease_expires_at", postgresql_where=sa.text("status = 'assigned'")),
 )
@@ -204,6 +239,90 @@ verdicts = sa.Table(
     sa.CheckConstraint("error_kind is null or error_kind = 'policy'", name="error_kind"),
     # A miner's time in a cycle is summed at each submit, from the index alone.
     sa.Index("ix_verdicts_miner", "cycle_id", "uid", postgresql_include=["policy_seconds"]),
+)
+
+conditions = sa.Table(
+    "conditions",
+    metadata,
+    # What episodes ran under, each different one once, by the SHA-256 of its JSON. Append-only.
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    sa.Column("document", pg.JSONB, nullable=False),
+)
+
+records = sa.Table(
+    "records",
+    metadata,
+    # What a replay needs of an episode that ran. Append-only, but that `steps` go after a while.
+    sa.Column("task_id", pg.UUID(as_uuid=True), sa.ForeignKey("verdicts.task_id"), primary_key=True),
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), nullable=False),
+    sa.Column("conditions", sa.LargeBinary, sa.ForeignKey("conditions.digest"), nullable=False),
+    sa.Column("error_code", sa.Text),
+    sa.Column("facts", pg.JSONB, nullable=False),
+    sa.Column("steps", sa.LargeBinary),  # compressed (environments.trace)
+    sa.Column("steps_url", sa.Text),
+    sa.Column("steps_sha256", sa.Text),
+    sa.Index("ix_records_steps", "cycle_id", postgresql_where=sa.text("steps is not null")),
+)
+
+withdrawn_verdicts = sa.Table(
+    "withdrawn_verdicts",
+    metadata,
+    # Verdicts that count no more, as they were; their tasks were run again. Append-only.
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("task_id", pg.UUID(as_uuid=True), sa.ForeignKey("tasks.id"), nullable=False, index=True),
+    sa.Column("executor_id", sa.Text),
+    sa.Column("verdict", pg.JSONB, nullable=False),
+    sa.Column("record", pg.JSONB),  # without its steps
+    sa.Column("withdrawn_at", TIMESTAMP, nullable=False, server_default=NOW),
+)
+
+audit_runs = sa.Table(
+    "audit_runs",
+    metadata,
+    # What the further runs of an audit came to; never counted as an episode. Append-only.
+    sa.Column("task_id", pg.UUID(as_uuid=True), sa.ForeignKey("tasks.id"), primary_key=True),
+    sa.Column("audit_id", sa.BigInteger, sa.ForeignKey("audits.id"), nullable=False, index=True),
+    sa.Column("executor_id", sa.Text, nullable=False),
+    sa.Column("success", sa.Boolean, nullable=False),
+    sa.Column("total_reward", sa.Float, nullable=False),
+    sa.Column("timesteps", sa.Integer, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("trace_digest", sa.Text),
+    sa.Column("tree_digest", sa.Text),
+    sa.Column("image_digest", sa.Text),
+    sa.Column("conditions", sa.LargeBinary, sa.ForeignKey("conditions.digest")),
+    sa.Column("decided_at", TIMESTAMP, nullable=False, server_default=NOW),
+)
+
+unsteady_policies = sa.Table(
+    "unsteady_policies",
+    metadata,
+    # Policies of which one executor saw two different runs under one seed.
+    sa.Column("repo_key", sa.Text, primary_key=True),
+    sa.Column("revision", sa.Text, primary_key=True),
+    sa.Column("audit_id", sa.BigInteger, sa.ForeignKey("audits.id"), nullable=False),
+    sa.Column("recorded_at", TIMESTAMP, nullable=False, server_default=NOW),
+)
+
+quarantines = sa.Table(
+    "quarantines",
+    metadata,
+    # An executor that gets no more tasks, or none of one miner's, until an operator lifts it.
+    sa.Column("id", sa.Integer, sa.Identity(always=True), primary_key=True),
+    sa.Column("executor_id", sa.Text, nullable=False),
+    sa.Column("hotkey", sa.Text),  # null: every miner's
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("withdrawn", sa.Integer, nullable=False, server_default="0"),  # verdicts
+    sa.Column("since", TIMESTAMP, nullable=False, server_default=NOW),
+    sa.Column("lifted_at", TIMESTAMP),
+    sa.Index(
+        "uq_quarantines_active",
+        "executor_id",
+        sa.text("coalesce(hotkey, '')"),
+        unique=True,
+        postgresql_where=sa.text("lifted_at is null"),
+    ),
 )
 
 outcome_bits = sa.Table(

@@ -5,7 +5,8 @@ instead of waiting; the next sweep, a second later, finds what was left.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 import asyncpg
 from sqlalchemy import text
@@ -30,11 +31,13 @@ class PlannedTask:
     seed: int
     policy_seed: int
     position: int
+    is_drawn: bool = False
+    """Whether its verdict will be checked by another executor's run."""
 
 
 @dataclass(frozen=True, slots=True)
 class CycleProgress:
-    """How many of a cycle's tasks are where."""
+    """How many of a cycle's episodes are where. Runs of audits are not among them."""
 
     total: int
     pending: int
@@ -48,7 +51,7 @@ class CycleProgress:
         return self.pending == 0 and self.assigned == 0
 
 
-_COLUMNS = ("uid", "hotkey", "repo", "revision", "env_id", "episode_index", "seed", "policy_seed", "position")
+_COLUMNS = tuple(field.name for field in fields(PlannedTask))
 
 
 async def create_tasks(connection: AsyncConnection, cycle_id: int, tasks: Iterable[PlannedTask]) -> int:
@@ -57,10 +60,8 @@ async def create_tasks(connection: AsyncConnection, cycle_id: int, tasks: Iterab
     await connection.execute(_LOCK_CYCLE, {"cycle": cycle_id})
     raw = (await connection.get_raw_connection()).driver_connection
     assert isinstance(raw, asyncpg.Connection)
-    records = (
-        (cycle_id, t.uid, t.hotkey, t.repo, t.revision, t.env_id, t.episode_index, t.seed, t.policy_seed, t.position)
-        for t in tasks
-    )
+    record_of = attrgetter(*_COLUMNS)
+    records = ((cycle_id, *record_of(task)) for task in tasks)
     done: str = await raw.copy_records_to_table("tasks", records=records, columns=("cycle_id", *_COLUMNS))
     # The planner must not believe that the table is as small as it was.
     await connection.execute(text("analyze tasks"))
@@ -89,7 +90,7 @@ async def close_over_budget(connection: AsyncConnection, cycle_id: int, uids: Co
 
 
 async def fail_remaining(connection: AsyncConnection, cycle_id: int, reason: str) -> int:
-    """Ends a cycle's pending and leased tasks as `failed`, and returns their number."""
+    """Ends a cycle's pending and leased episodes as `failed`, and returns their number."""
     await connection.execute(_LOCK_CYCLE, {"cycle": cycle_id})
     result = await connection.execute(_FAIL, {"cycle": cycle_id, "reason": reason})
     return len(result.all())
@@ -143,7 +144,7 @@ _CLOSE = text("""
     ),
     picked as (
         select t.id, spent.miner_time_budget_s from tasks t join spent on spent.uid = t.uid
-        where t.cycle_id = :cycle and t.status = 'pending'
+        where t.cycle_id = :cycle and t.status = 'pending' and t.audit_id is null
         order by t.id for update of t skip locked
     ),
     closed as (
@@ -160,7 +161,7 @@ _CLOSE = text("""
 
 _FAIL = text("""
     update tasks t set status = 'failed', last_error = :reason
-    from (select id from tasks where cycle_id = :cycle and status in ('pending', 'assigned')
+    from (select id from tasks where cycle_id = :cycle and audit_id is null and status in ('pending', 'assigned')
           order by id for update) open
     where t.id = open.id
     returning t.id
@@ -180,5 +181,5 @@ _PROGRESS = text("""
            count(*) filter (where status = 'assigned') as assigned,
            count(*) filter (where status = 'completed') as completed,
            count(*) filter (where status = 'failed') as failed
-    from tasks where cycle_id = :cycle
+    from tasks where cycle_id = :cycle and audit_id is null
 """)

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from kinitro.errors import ExecutorQuarantined
 from kinitro.schemas import (
     FetchResponse,
     HeartbeatResponse,
@@ -26,6 +27,7 @@ from kinitro.schemas import (
 )
 from kinitro.storage import results as taking
 from kinitro.storage.database import Database
+from kinitro.storage.quarantine import standing
 from kinitro.storage.task_life import (
     CycleProgress,
     PlannedTask,
@@ -80,14 +82,20 @@ class TaskPool:
         """Leases up to `batch_size` tasks of the running cycle, of the environments named, or of all.
 
         Of each miner in the tasks' order; a batch is spread over the first miners that have any left.
-        `total_pending` counts all pending tasks left; above 2000 it is up to a second old.
+        `total_pending` counts all pending episodes left; above 2000 it is up to a second old. Raises
+        ExecutorQuarantined when this executor gets none.
         """
         async with self._database.begin() as connection:
             cycle_id = await self._see(connection, executor_id, env_ids)
+            # Only now: with the executor's row locked, nobody is quarantined between this look and the lease.
+            found = await standing(connection, executor_id, env_ids)
+            if found.reason is not None:
+                raise _quarantined(executor_id, found.reason)
             if cycle_id is None:
                 return FetchResponse(tasks=[], total_pending=0)
             await expire_leases(connection, cycle_id)
-            asked = {"cycle": cycle_id, "executor": executor_id, "envs": None if env_ids is None else list(env_ids)}
+            asked = {"cycle": cycle_id, "executor": executor_id, "kept_from": list(found.kept_from)}
+            asked["envs"] = None if env_ids is None else list(env_ids)
             rows = await self._claim(connection, batch_size, asked)
             pending = await self._pending(connection, cycle_id, len(rows))
         tasks = [_task_out(row) for row in sorted(rows, key=lambda row: row.position)]
@@ -171,6 +179,13 @@ class TaskPool:
         return pending
 
 
+def _quarantined(executor_id: str, reason: str) -> ExecutorQuarantined:
+    return ExecutorQuarantined(
+        f"The executor {executor_id} is quarantined and gets no tasks: {reason}",
+        advice=f"Find out why; then an operator lifts it with `kinitro executors pardon {executor_id}`.",
+    )
+
+
 def _lease_rows(leases: Iterable[LeaseRef]) -> str:
     return json.dumps(
         [{"id": str(x.task_uuid), "token": str(x.lease_token), "started": bool(x.started)} for x in leases]
@@ -245,6 +260,8 @@ _PICK_SPREAD = """
         where cycle_id = :cycle and status = 'pending' and not_before <= (select at from clock)
           and (cast(:envs as text[]) is null or env_id = any(cast(:envs as text[])))
           and (avoid_executor is null or avoid_executor <> :executor or avoid_until <= (select at from clock))
+          and hotkey <> all(cast(:kept_from as text[]))
+          and (barred is null or :executor <> all(barred)) and coalesce(only_executor, :executor) = :executor
     ),
     held as materialized (
         select uid, count(*) as tasks from tasks
@@ -291,6 +308,8 @@ _PICK_NEXT = """
         where cycle_id = :cycle and status = 'pending' and not_before <= (select at from clock)
           and (cast(:envs as text[]) is null or env_id = any(cast(:envs as text[])))
           and (avoid_executor is null or avoid_executor <> :executor or avoid_until <= (select at from clock))
+          and hotkey <> all(cast(:kept_from as text[]))
+          and (barred is null or :executor <> all(barred)) and coalesce(only_executor, :executor) = :executor
         order by position limit :size for update skip locked
     )
     """
@@ -298,7 +317,10 @@ _PICK_NEXT = """
 _CLAIM_SPREAD = text(_PICK_SPREAD + _LEASE_PICKED)
 _CLAIM_NEXT = text(_PICK_NEXT + _LEASE_PICKED)
 
-_COUNT_PENDING = text("select count(*) from tasks where cycle_id = :cycle and status = 'pending'")
+# Without runs of audits: nobody is to see that there is one it does not get.
+_COUNT_PENDING = text("""
+    select count(*) from tasks where cycle_id = :cycle and status = 'pending' and audit_id is null
+""")
 
 _RENEW = text("""
     with held as (

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 
 from kinitro.environments.base import EnvironmentOptions, EnvironmentSpec, EpisodeFacts, Step
+from kinitro.environments.server import Catalogue
 from kinitro.errors import ConfigurationError
 from kinitro.policy.messages import Action, Observation
 
@@ -60,6 +61,10 @@ class LineWorld:
         """The goal."""
         return EpisodeFacts({"goal_m": self._goal})
 
+    def stack(self) -> dict[str, str]:
+        """Python's own numbers."""
+        return {"line": "1"}
+
     def close(self) -> None:
         """Holds nothing."""
 
@@ -69,6 +74,11 @@ class LineWorld:
             return Observation(proprio)
         shade = np.full((8, 8, 3), min(255, int(100 * abs(self._x))), dtype=np.uint8)
         return Observation(proprio, rgb={"front": shade})
+
+
+def catalogue() -> Catalogue:
+    """Nothing but the line."""
+    return Catalogue(specs=lambda: (LINE_REACH,), find=find, build=LineWorld)
 
 
 def find(env_id: str) -> EnvironmentSpec:

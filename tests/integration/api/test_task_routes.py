@@ -4,6 +4,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from kinitro.storage import quarantine
+
 FETCH = {"executor_id": "executor-a", "batch_size": 10}
 
 
@@ -46,6 +48,26 @@ async def test_a_leased_task_says_everything_an_executor_needs(tasks) -> None:
     }
     assert tasks[0]["miner_endpoint"] is None
     assert tasks[0]["status"] == "assigned"
+
+
+async def test_a_quarantined_executor_gets_403_with_the_reason_and_the_way_back(world, http, tasks, database) -> None:
+    async with database.begin() as connection:
+        cycle_id = tasks[0]["cycle_id"]
+        await quarantine(connection, cycle_id, "executor-a", None, "others contradicted it over 10 miners.")
+        await quarantine(connection, cycle_id, "executor-b", "hotkey-0", "c and d contradicted it.")
+    answer = await http.post("/v1/tasks/fetch", json=FETCH)
+    assert answer.status_code == 403
+    assert answer.json()["detail"] == (
+        "The executor executor-a is quarantined and gets no tasks: others contradicted it over 10 miners. "
+        "Find out why; then an operator lifts it with `kinitro executors pardon executor-a`."
+    )
+    status, metrics = (await http.get("/v1/status")).json(), (await http.get("/metrics")).text
+    assert {(entry["executor_id"], entry["hotkey"]) for entry in status["quarantined"]} == {
+        ("executor-a", None),
+        ("executor-b", "hotkey-0"),
+    }
+    assert 'kinitro_quarantined_executors{scope="all"} 1.0' in metrics
+    assert 'kinitro_quarantined_executors{scope="miner"} 1.0' in metrics
 
 
 async def test_before_any_cycle_fetch_is_an_empty_list(http: httpx.AsyncClient) -> None:

@@ -39,12 +39,13 @@ def test_help_names_every_command(tmp_path):
         "explain",
         "compare",
         "doctor",
+        "replay",
     ):
         assert f"  {command} " in shown.stdout
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "api", "scheduler", "executor", "score", "export", "explain", "compare", "doctor"]
+    "command", ["demo", "api", "scheduler", "executor", "score", "export", "explain", "compare", "doctor", "replay"]
 )
 def test_every_commands_help_has_an_example(tmp_path, command):
     assert f"Example: kinitro {command}" in kinitro(command, "--help", home=tmp_path).stdout
@@ -57,6 +58,12 @@ def test_every_commands_help_has_an_example(tmp_path, command):
         (["api", "--port", "many"], "--port"),
         (["executor", "--eval-mode", "magic"], "--eval-mode"),
         (["nonsense"], "nonsense"),
+        (["replay"], "--last-failure --miner"),
+        (["replay", "--all", "--last-failure", "--miner", "1"], "Say which"),
+        (["replay", "--last-failure"], "--miner UID"),
+        (["replay", "--miner", "1", "--index", "0"], "belong together"),
+        (["replay", "--all", "--video", "all.mp4"], "one episode"),
+        (["replay", "seven"], "task_uuid"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_names_the_flag(tmp_path, arguments, named):
@@ -158,3 +165,20 @@ def test_setting_the_bundled_miners_up_works_in_a_home_that_does_not_exist_yet(t
     shown = kinitro("demo", "--setup-only", home=tmp_path, KINITRO_HOME=str(home))
     assert shown.returncode == 0, shown.stderr
     assert (home / "dev-ledger.sqlite").exists()
+
+
+def test_a_demo_does_not_touch_a_directory_that_is_not_empty(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    shown = kinitro("demo", "--home", str(tmp_path), home=tmp_path)
+    assert shown.returncode == 1
+    assert "is not empty" in shown.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_replays_of_what_is_not_there_say_so_in_one_line(tmp_path):
+    no_file = kinitro("replay", "--all", "--export", str(tmp_path / "none.json"), home=tmp_path)
+    no_api = kinitro("replay", "--all", "--api-url", "http://127.0.0.1:9", home=tmp_path)
+    assert (no_file.returncode, no_api.returncode) == (1, 1)
+    assert "can't be read" in no_file.stderr
+    assert "can't be reached" in no_api.stderr
+    assert "Traceback" not in no_file.stderr + no_api.stderr

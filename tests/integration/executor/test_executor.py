@@ -1,5 +1,7 @@
 import asyncio
+import base64
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kinitro.environments.trace import Steps
 from kinitro.errors import ConfigurationError
 from kinitro.testing.line_world import LINE_REACH
 from kinitro.types import ErrorKind, PolicyRef
@@ -22,6 +25,21 @@ def named(events, name):
     return [event for event in events if event["event"] == name]
 
 
+def assert_replayable(result) -> None:
+    """Its record says what it ran under, and its steps are those that the digest is of."""
+    conditions = result.record.conditions
+    assert (conditions.eval_mode, conditions.environment_version) == ("process", "line-1")
+    assert (conditions.max_timesteps, conditions.action_timeout_s, conditions.timeout_s) == (500, 2.0, 20.0)
+    assert (conditions.requirements_digest, conditions.policy_image_digest) == (None, None)
+    assert conditions.simulation.images is False
+    assert conditions.simulation.architecture == platform.machine()
+    assert {"line", "python", "processor"} <= set(conditions.simulation.stack)
+    steps = Steps.decode(base64.b64decode(result.record.steps))
+    assert steps.digest() == result.trace_digest
+    assert len(steps) == result.timesteps
+    assert sum(steps.rewards) == result.total_reward
+
+
 async def test_tasks_come_back_as_results_with_their_figures(api, run_executor, add_policy, events) -> None:
     tasks = api.add(add_policy(MANY), 10)
     async with run_executor():
@@ -33,6 +51,7 @@ async def test_tasks_come_back_as_results_with_their_figures(api, run_executor, 
         assert result.policy_seconds > 0
         assert len(result.tree_digest) == 64
         assert result.trace_digest
+        assert_replayable(result)
     assert len(named(events, "miner_deployment_created")) == 1
     assert {(event["score"], event["success"]) for event in named(events, "task_executed")} == {(1.0, True)}
     assert len(named(events, "task_executed")) == 10

@@ -21,6 +21,7 @@ from kinitro.settings import SchedulerSettings
 from kinitro.storage import Database, TaskPool, load_export, try_leadership
 from kinitro.storage import tables as t
 from kinitro.storage.reads import list_miners, load_status
+from kinitro.testing.records import made_up_record, made_up_steps
 from kinitro.types import CycleStatus, ErrorKind, MinerState, PolicyRef
 
 NETUID = 7
@@ -535,3 +536,19 @@ async def test_when_all_commitments_are_rejected_the_status_says_why(database, l
         await asyncio.gather(running, return_exceptions=True)
     assert [state for state, _ in (await listed(database)).values()] == [MinerState.REJECTED]
     assert "1 can't take part. uid 0: The commitment can't be read" in await notice(database, "miners")
+
+
+async def test_steps_of_cycles_long_past_make_room_when_the_next_one_is_planned(database, ledger):
+    await commit(ledger, "good", "a/good")
+    record = made_up_record(made_up_steps())
+
+    def recorded(task: TaskOut) -> ResultIn:
+        return result(task, success=True).model_copy(update={"record": record})
+
+    cycles = [await run_one_cycle(database, ledger, recorded, settings(steps_kept_cycles=1)) for _ in range(3)]
+    async with database.begin() as connection:
+        query = sa.select(t.records.c.cycle_id).where(t.records.c.steps.is_not(None)).distinct()
+        kept = set(await connection.scalars(query))
+        assert await connection.scalar(sa.select(sa.func.count()).select_from(t.records)) >= 3
+    assert cycles[0] not in kept
+    assert cycles[2] in kept

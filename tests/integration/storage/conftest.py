@@ -1,12 +1,13 @@
 """A running cycle, its tasks and results, as short as possible."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from kinitro.scheduler.auditor import Auditor
 from kinitro.schemas import LeaseRef, ResultIn, TaskOut
 from kinitro.storage.database import Database
 from kinitro.storage.tables import cycles
@@ -15,12 +16,17 @@ from kinitro.storage.task_pool import PlannedTask, TaskPool, create_tasks
 ENVIRONMENTS = ("metaworld/reach-v3", "metaworld/push-v3")
 
 
-def planned(miners: int, environments: Sequence[str], episodes: int) -> Iterator[PlannedTask]:
+def planned(
+    miners: int, environments: Sequence[str], episodes: int, drawn: Collection[int] = ()
+) -> Iterator[PlannedTask]:
+    """`drawn` are the positions of the tasks whose verdicts are checked."""
     position = 0
     for uid in range(miners):
         for env_id in environments:
             for index in range(episodes):
-                yield PlannedTask(uid, f"hotkey{uid}", f"User{uid}/Repo", "a" * 40, env_id, index, 1, 2, position)
+                yield PlannedTask(
+                    uid, f"hotkey{uid}", f"User{uid}/Repo", "a" * 40, env_id, index, 1, 2, position, position in drawn
+                )
                 position += 1
 
 
@@ -43,6 +49,7 @@ class PoolKit:
         episodes: int = 2,
         budget_s: float = 3600.0,
         max_attempts: int = 3,
+        drawn: Collection[int] = (),
     ) -> int:
         cycle = sa.insert(cycles).values(
             status="running",
@@ -63,7 +70,7 @@ class PoolKit:
         async with self.database.begin() as connection:
             cycle_id = await connection.scalar(cycle.returning(cycles.c.id))
             assert cycle_id is not None
-            await create_tasks(connection, cycle_id, planned(miners, environments, episodes))
+            await create_tasks(connection, cycle_id, planned(miners, environments, episodes, drawn))
         return cycle_id
 
     def lease(self, task: TaskOut, *, started: bool | None = None) -> LeaseRef:
@@ -80,6 +87,11 @@ class PoolKit:
 
     async def start(self, executor_id: str, task: TaskOut) -> None:
         await self.pool.heartbeat(executor_id, [self.lease(task, started=True)])
+
+    async def audit(self, cycle_id: int) -> bool:
+        """One step of the scheduler's auditor, as in its loop."""
+        async with self.database.begin() as connection:
+            return await Auditor(connection).advance(cycle_id)
 
     async def pass_time(self, seconds: float) -> None:
         """Makes it that much later, by moving every moment in the task table into the past."""

@@ -103,6 +103,15 @@ def test_every_miner_meets_the_same_seeds_and_its_own_policy_seeds():
     assert [task.position for task in tasks] == list(range(12))
 
 
+def test_a_share_of_the_episodes_is_drawn_to_be_checked_and_none_without_a_rate():
+    line = planning.line_up([sighting(1)], remembered(sighting(1)), {})
+    asked = (line, ["metaworld/reach-v3"], 5000, SALT, BLOCK_HASH)
+    assert not any(task.is_drawn for task in planning.plan_tasks(*asked))
+    drawn = [task.episode_index for task in planning.plan_tasks(*asked, audit_rate=0.02) if task.is_drawn]
+    assert 50 < len(drawn) < 150
+    assert drawn == [task.episode_index for task in planning.plan_tasks(*asked, audit_rate=0.02) if task.is_drawn]
+
+
 @pytest.mark.parametrize("state", [MinerState.COPY, MinerState.REJECTED])
 def test_only_evaluated_miners_get_tasks(state):
     (miner,) = planning.line_up([sighting(1)], remembered(sighting(1)), {})

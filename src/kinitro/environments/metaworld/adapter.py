@@ -1,6 +1,7 @@
 """A MetaWorld task behind the environment contract: our channels outside, the native action space inside."""
 
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import accumulate
 from typing import Final
 
@@ -101,6 +102,11 @@ class MetaWorldEnvironment(Environment):
             self._picture_renderer = Renderer(self._simulator.model, _PICTURE_SIZE, RenderProfile.FULL)
         self._simulator.place_markers()
         return self._picture_renderer.draw(self._simulator.data, cameras.slot(camera), self._marker())
+
+    def stack(self) -> dict[str, str]:
+        """MetaWorld, MuJoCo, NumPy, and what draws where there are pictures."""
+        packages = {name: version(name) for name in ("metaworld", "mujoco", "numpy")}
+        return packages if self._renderer is None else packages | {"opengl": self._renderer.drawn_by}
 
     def close(self) -> None:
         """Frees the simulator and the rendering contexts."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinitro.environments.base import RenderProfile
-from kinitro.environments.gl import context_class
+from kinitro.environments.gl import context_class, drawn_by
 from kinitro.errors import EnvironmentFault
 from kinitro.policy.messages import Image
 
@@ -52,6 +52,7 @@ class Renderer:
             self._gl = context_class()(size, size)
             undo.callback(self._gl.free)
             self._gl.make_current()
+            self.drawn_by = drawn_by()
             self._target = self._make_target(size)
             self._scene = mujoco.MjvScene(model, maxgeom=_MAX_GEOMS)
             self._undo = undo.pop_all()

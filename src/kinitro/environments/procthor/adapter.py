@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any, Final
 
 from kinitro.environments.base import (
@@ -124,6 +125,10 @@ class ProcThorEnvironment(Environment):
     def facts(self) -> EpisodeFacts:
         """The house's digest, the task's type, objects and sentence."""
         return self._facts
+
+    def stack(self) -> dict[str, str]:
+        """The Controller and NumPy. Which Unity build answers it is the operator's to keep: it does not say."""
+        return {name: version(name) for name in ("ai2thor", "numpy")}
 
     def expert_action(self) -> Action:
         """What the scripted expert, who knows the house and reads the metadata, does now."""
