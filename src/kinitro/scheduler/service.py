@@ -4,9 +4,11 @@ import asyncio
 import importlib.util
 import os
 import time
+from collections.abc import Callable
 
 from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.chain import Chain, open_chain
 from kinitro.environments import EnvironmentSpec, select
@@ -58,39 +60,55 @@ async def _keep_leading(
     environments: tuple[EnvironmentSpec, ...],
     inspector: PolicyInspector | None,
 ) -> None:
-    rejections = RejectionLog()
-    failures = 0
-    led_since = 0.0
-    standing_by = False
+    rejections, pauses = RejectionLog(), _Pauses()
+
+    def lifecycle(connection: AsyncConnection) -> Lifecycle:
+        return Lifecycle(connection, chain, settings, environments, inspector=inspector, rejections=rejections)
+
     while True:
+        pauses.begin()
         try:
             async with presence(database):
                 try:
-                    async with try_leadership(database) as connection:
-                        if connection is None:
-                            if not standing_by:
-                                log.info("scheduler_standing_by", reason="another scheduler holds this database's lock")
-                            standing_by = True
-                            await asyncio.sleep(STANDBY_POLL_S)
-                            continue
-                        standing_by, led_since = False, time.monotonic()
-                        await Lifecycle(
-                            connection, chain, settings, environments, inspector=inspector, rejections=rejections
-                        ).run()
+                    await _lead(database, lifecycle)
                 except ChainError as error:
                     log.warning("chain_trouble", reason=str(error))
                     await _say(database, str(error))
-                    failures = _failures(failures, led_since)
-                    await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+                    await pauses.rest()
         except (DatabaseUnreachable, DBAPIError, OSError) as error:
             log.warning("database_trouble", reason=str(error).splitlines()[0])
-            failures = _failures(failures, led_since)
-            await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
+            await pauses.rest()
 
 
-def _failures(before: int, led_since: float) -> int:
+async def _lead(database: Database, lifecycle: Callable[[AsyncConnection], Lifecycle]) -> None:
+    """Waits until it may lead, then does so until something fails."""
+    standing_by = False
+    while True:
+        async with try_leadership(database) as connection:
+            if connection is not None:
+                await lifecycle(connection).run()
+                return
+        if not standing_by:
+            log.info("scheduler_standing_by", reason="another scheduler holds this database's lock")
+        standing_by = True
+        await asyncio.sleep(STANDBY_POLL_S)
+
+
+class _Pauses:
     """What fails at once again and again is tried less and less often; after a good stretch we begin anew."""
-    return 0 if time.monotonic() - led_since > RETRY_S[-1] else before + 1
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._begun = 0.0
+
+    def begin(self) -> None:
+        """A new try."""
+        self._begun = time.monotonic()
+
+    async def rest(self) -> None:
+        """Waits after a try that failed."""
+        self._failures = 0 if time.monotonic() - self._begun > RETRY_S[-1] else self._failures + 1
+        await asyncio.sleep(RETRY_S[min(self._failures, len(RETRY_S) - 1)])
 
 
 async def _say(database: Database, text: str) -> None:
