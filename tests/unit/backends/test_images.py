@@ -23,12 +23,12 @@ def unity_build(folder: Path, *names: str) -> Path:
 def test_a_folder_without_one_unity_build_is_refused_before_anything_is_built(tmp_path, names):
     folder = unity_build(tmp_path / "build", *names)
     with pytest.raises(ConfigurationError, match=r"no folder with a Unity build.*none"):
-        build("procthor", BuildOptions("kinitro/test:none", unity=str(folder)), print)
+        build("procthor", BuildOptions("kinitro/test:none", "python:3.11-slim-bookworm", unity=str(folder)), print)
 
 
 def test_an_image_that_does_not_exist_is_refused_with_those_that_do():
     with pytest.raises(ConfigurationError, match="metaworld, procthor, miner"):
-        build("mujoco", BuildOptions("kinitro/test:none"), print)
+        build("mujoco", BuildOptions("kinitro/test:none", "python:3.11-slim-bookworm"), print)
 
 
 def test_a_unity_build_of_this_machine_is_installed_ready_to_run(tmp_path):
