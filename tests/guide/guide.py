@@ -13,9 +13,6 @@ NOT_RUN = {
     "uv run kinitro env build procthor --tag kinitro/procthor:v1  # Optional, x86_64 Linux only": "optional, and large",
     'NETWORK="test"': "the public test network can't be reached from CI",
     "NETUID=<your_netuid>": "a place to fill in, for the same",
-    "export KINITRO_EXECUTOR_MINER_BASILICA_API_TOKEN=$BASILICA_API_TOKEN": "Basilica mode is not built yet",
-    'export KINITRO_EXECUTOR_EVAL_MEM_LIMIT="8Gi"  # Kubernetes format for Basilica': "Basilica mode is not built yet",
-    "--eval-mode basilica \\": "Basilica mode is not built yet",
 }
 """Commands of the guide that no test here runs, and why."""
 
@@ -72,11 +69,25 @@ DEPLOY = code("Step 2: Create and Deploy Test Policy")
 API = code("Step 3: Start API Server")
 SCHEDULER = code("Step 4: Start Scheduler")
 EXECUTOR = mode("docker")
+BASILICA = mode("basilica")
 MONITOR = code("Step 6: Monitor Progress")
 SCRIPT = code("Quick Test Script")
 SHOW_COMMITMENT = re.search(r"`(uv run kinitro miner show-commitment .*)`", section("Troubleshooting"))[1]
 
-RUN = [BUILD_METAWORLD, BUILD_MINER, DATABASE, NETWORK, RESET, DEPLOY, API, SCHEDULER, EXECUTOR, MONITOR, SCRIPT]
+RUN = [
+    BUILD_METAWORLD,
+    BUILD_MINER,
+    DATABASE,
+    NETWORK,
+    RESET,
+    DEPLOY,
+    API,
+    SCHEDULER,
+    EXECUTOR,
+    BASILICA,
+    MONITOR,
+    SCRIPT,
+]
 
 
 def command_lines(text: str) -> set[str]:
