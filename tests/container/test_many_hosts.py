@@ -115,3 +115,15 @@ async def test_a_host_with_another_key_than_the_known_one_is_refused(settings, t
     finally:
         known.write_text(right)
     assert "Log in by hand once: ssh -p 2222 -- root@10.99.213.2" in str(refused.value)
+
+
+async def test_hosts_with_different_images_of_one_name_are_refused(run_executor, there) -> None:
+    there.docker("tag", METAWORLD, "kinitro/metaworld:kept")
+    there.docker("tag", RUNNER, METAWORLD)
+    try:
+        with pytest.raises(ConfigurationError, match=rf"localhost and {there.url} have different images") as refused:
+            async with run_executor(eval_hosts=["localhost", there.url]):
+                pass
+    finally:
+        there.docker("tag", "kinitro/metaworld:kept", METAWORLD)
+    assert "docker save kinitro/metaworld:v1 | ssh root@10.99.213.2:2222 docker load" in str(refused.value)

@@ -9,7 +9,7 @@ from typing import Self
 from kinitro.backends.base import LaunchSpec, Memory, Running
 from kinitro.backends.docker.backend import DockerBackend
 from kinitro.backends.docker.settings import DockerSettings
-from kinitro.errors import InfrastructureError
+from kinitro.errors import ConfigurationError, InfrastructureError
 
 
 class DockerFleet:
@@ -37,12 +37,20 @@ class DockerFleet:
         await self.close()
 
     async def ensure_image(self, image: str, how_to_build: str) -> str:
-        """The image's id on the first host, when every host has it.
+        """The image's id, the same on every host.
 
-        `ConfigurationError` "Failed to pull image" where one neither has it nor can pull it.
+        `ConfigurationError` "Failed to pull image" where a host neither has it nor can pull it, and when two hosts
+        have different ones of that name: the same seed could then end differently.
         """
-        found = [await backend.ensure_image(image, how_to_build) for backend in self._backends.values()]
-        return found[0]
+        found = {host: await backend.ensure_image(image, how_to_build) for host, backend in self._backends.items()}
+        first = next(iter(found))
+        for host, digest in found.items():
+            if digest != found[first]:
+                raise ConfigurationError(
+                    f"The Docker hosts {first} and {host} have different images named {image}.",
+                    advice=f"Copy one of them: docker save {image} | ssh {host.removeprefix('ssh://')} docker load",
+                )
+        return found[first]
 
     @property
     def hosts(self) -> Mapping[str, int | None]:
