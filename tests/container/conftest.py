@@ -13,9 +13,8 @@ import pytest
 
 from kinitro.backends.docker import DockerBackend, DockerSettings
 from kinitro.deployments.snapshots import SnapshotStore
-from kinitro.executor import build_executor
-from kinitro.settings import ExecutorSettings
 
+from ..executors import executing  # noqa: TID252 - one for all tests
 from ..integration.executor.fake_api import FakeApi  # noqa: TID252 - one stand-in for all
 
 RunExecutor = Callable[..., AbstractAsyncContextManager[asyncio.Task[None]]]
@@ -113,13 +112,8 @@ def run_executor(api: FakeApi, store: SnapshotStore) -> RunExecutor:
             "eval_timeout": 60.0, "shutdown_grace_seconds": 5.0, "use_images": False, "max_timesteps": 200,
             "miner_deployment_memory": "1g",
         } | changes  # fmt: skip
-        async with build_executor(ExecutorSettings.load(**chosen)) as executor:
-            task = asyncio.create_task(executor.run())
-            try:
-                yield task
-            finally:
-                task.cancel()
-                await asyncio.wait({task})
+        async with executing(chosen) as task:
+            yield task
 
     return run
 

@@ -15,13 +15,12 @@ from pydantic import SecretStr
 from kinitro.backends.basilica import BasilicaBackend, BasilicaSettings
 from kinitro.backends.process import ProcessBackend
 from kinitro.deployments.pod import pod_program
-from kinitro.executor import build_executor
-from kinitro.settings import ExecutorSettings
 from kinitro.testing import hub
 from kinitro.testing.basilica import LocalBasilica, serving
 from kinitro.testing.line_world import LINE_REACH
 from kinitro.types import PolicyRef
 
+from ...executors import executing  # noqa: TID252 - one for all tests
 from ..executor.conftest import LINE_SERVER, POLICY_SERVER  # noqa: TID252 - one policy and one world for all
 from ..executor.fake_api import FakeApi  # noqa: TID252 - one stand-in for all
 
@@ -126,15 +125,8 @@ def run_executor(api: FakeApi, basilica: LocalBasilica, tmp_path: Path, monkeypa
             "eval_timeout": 20.0, "shutdown_grace_seconds": 20.0, "eval_images": {"line": LINE_IMAGE},
         } | changes  # fmt: skip
         server = (sys.executable, str(LINE_SERVER), "{host}", "{port}", str(switches))
-        async with build_executor(
-            ExecutorSettings.load(**chosen), environments=(LINE_REACH,), environment_server=server
-        ) as executor:
-            task = asyncio.create_task(executor.run())
-            try:
-                yield task
-            finally:
-                task.cancel()
-                await asyncio.wait({task})
+        async with executing(chosen, environments=(LINE_REACH,), environment_server=server) as task:
+            yield task
 
     return run
 

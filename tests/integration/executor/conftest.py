@@ -11,11 +11,10 @@ import structlog
 from kinitro.backends.process import ProcessBackend
 from kinitro.deployments.snapshots import SnapshotStore
 from kinitro.environments.base import EnvironmentSpec
-from kinitro.executor import build_executor
-from kinitro.settings import ExecutorSettings
 from kinitro.testing.line_world import LINE_REACH
 from kinitro.types import PolicyRef
 
+from ...executors import executing  # noqa: TID252 - one for all tests
 from .fake_api import FakeApi
 
 POLICY_SERVER = """
@@ -132,15 +131,9 @@ def run_executor(
             "poll_interval_seconds": 0.1, "miner_deployment_warmup_timeout": 10.0, "action_timeout": 2.0,
             "eval_timeout": 20.0, "shutdown_grace_seconds": 5.0,
         } | changes  # fmt: skip
-        settings = ExecutorSettings.load(**chosen)
         server = (sys.executable, str(LINE_SERVER), "{host}", "{port}", str(switches))
-        async with build_executor(settings, environments=environments, environment_server=server) as executor:
-            task = asyncio.create_task(executor.run())
-            try:
-                yield task
-            finally:
-                task.cancel()
-                await asyncio.wait({task})
+        async with executing(chosen, environments=environments, environment_server=server) as task:
+            yield task
 
     return run
 
