@@ -125,18 +125,22 @@ def test_closing_ends_the_player_at_once_and_twice_is_fine():
     assert gone(simulator.process_id)
 
 
-def test_when_we_are_killed_our_player_goes_too():
+def test_when_we_are_killed_our_player_goes_too_and_its_folder(tmp_path):
     program = (
         "import time; from kinitro.environments.procthor.simulator import *;"
         "from kinitro.testing.procthor import stand_in_launch;"
         "s = Simulator(stand_in_launch(), View(224, 90.0, headless=True), {}); print(s.process_id, flush=True);"
         "time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+    variables = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:
         process_id = int(process.stdout.readline())
         assert len(session(process_id)) == 2
+        assert list(tmp_path.glob("kinitro-thor-*"))
         process.send_signal(signal.SIGKILL)
     assert gone(process_id, within_s=8)
+    assert not list(tmp_path.glob("kinitro-thor-*"))
 
 
 def test_an_action_that_does_not_exist_is_our_fault_and_named():

@@ -11,6 +11,7 @@ number is given.
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import threading
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from socket import socket
 from typing import Any, Final, NoReturn
 
@@ -50,8 +52,12 @@ _KEPT: Final = (
 
 @dataclass
 class Watchdog:
-    """Ends this process, and what it started, from a thread of its own."""
+    """Ends this process, and what it started, from a thread of its own.
 
+    `scratch` is the folder that our parent made for it, and removes; we do when the parent is gone.
+    """
+
+    scratch: Path
     display: "subprocess.Popen[bytes] | None" = None
     player: "subprocess.Popen[bytes] | None" = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -61,13 +67,13 @@ class Watchdog:
         while True:
             asked, _, _ = select.select([sys.stdin.fileno()], [], [], _POLL_S)
             if asked:
-                self.end(STOPPED)
+                self.end(STOPPED, forget=True)
             if self.player is not None and self.player.poll() is not None:
                 sys.stderr.write(f"AI2-THOR's player exited with code {self.player.returncode}.\n")
                 sys.stderr.flush()
                 self.end(PLAYER_EXITED)
 
-    def end(self, code: int) -> NoReturn:
+    def end(self, code: int, *, forget: bool = False) -> NoReturn:
         """Kills and reaps player and display, then exits. May be called by any thread."""
         with self._lock:
             for process, polite in ((self.player, False), (self.display, True)):
@@ -77,6 +83,8 @@ class Watchdog:
                         process.wait(1.0)
                     process.kill()
                     process.wait()
+            if forget:
+                shutil.rmtree(self.scratch, ignore_errors=True)
             os._exit(code)
 
 
@@ -96,7 +104,7 @@ def main() -> None:
     """Serves requests until told to stop."""
     settings = json.loads(sys.argv[1])
     with socket(fileno=settings["socket"]) as connection:
-        watchdog = Watchdog()
+        watchdog = Watchdog(Path(settings["scratch"]))
         if settings["needs_display"]:
             watchdog.display = _start_display()
         threading.Thread(target=watchdog.run, daemon=True).start()

@@ -94,6 +94,7 @@ class Simulator:
         self._socket = ours
         settings = asdict(launch) | {
             "socket": theirs.fileno(),
+            "scratch": str(self._scratch),
             "needs_display": needs_display,
             "view": view.arguments(initialization),
         }
