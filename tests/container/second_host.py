@@ -66,8 +66,9 @@ def _make_keys(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _network() -> Iterator[None]:
-    with contextlib.suppress(subprocess.CalledProcessError):
-        _run("ip", "netns", "del", NAMESPACE)
+    for left in (("netns", "del", NAMESPACE), ("link", "del", "kntest0")):  # by a run that was killed
+        with contextlib.suppress(subprocess.CalledProcessError):
+            _run("ip", *left)
     _run("ip", "netns", "add", NAMESPACE)
     try:
         _run("ip", "link", "add", "kntest0", "type", "veth", "peer", "name", "eth0", "netns", NAMESPACE)

@@ -28,7 +28,7 @@ class TestDockerBackend(BackendSuite):
         assert await running.exit_code() is None
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
-                await get(running.own_url)
+                await get(running)
         await running.resume()
         await until_answering(running)
         await running.pause()
