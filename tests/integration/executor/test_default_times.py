@@ -12,7 +12,7 @@ import pytest
 from kinitro.backends import process
 from kinitro.deployments import DeploymentManager, SnapshotStore
 from kinitro.errors import PolicyError
-from kinitro.executor.service import _deployment_settings
+from kinitro.executor.rig import _deployment_settings
 from kinitro.executor.stage import open_stage
 from kinitro.settings import ExecutorSettings
 from kinitro.testing.line_world import LINE_REACH
