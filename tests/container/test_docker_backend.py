@@ -8,7 +8,7 @@ import pytest
 from kinitro.backends import Role, Running
 from kinitro.backends.docker import DockerBackend, DockerSettings
 from kinitro.errors import InfrastructureError
-from kinitro.testing.backend_suite import BackendSuite, get, until_answering
+from kinitro.testing.backend_suite import BackendSuite, get, until_answering, until_exited
 
 from .conftest import docker
 
@@ -45,6 +45,11 @@ class TestDockerBackend(BackendSuite):
             assert len(mine) == 1
             assert not mine & processors(other)
         assert mine < processors(first) == processors(other)
+
+    async def test_a_server_ends_by_itself_after_its_time_to_live(self, backend, spec) -> None:
+        running = await backend.launch(replace(spec, limits=replace(spec.limits, lifetime_s=4)))
+        await until_answering(running)
+        assert await until_exited(running, 15.0) == 137
 
     async def test_a_gpu_that_the_host_has_not_is_told_as_our_fault(self, backend, spec) -> None:
         """What asks for one reaches the engine; on this machine there is none to give."""

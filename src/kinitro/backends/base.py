@@ -33,6 +33,8 @@ class Limits:
     cpus: float | None = None
     processes: int | None = None
     gpus: int = 0
+    lifetime_s: float | None = None
+    """It ends by itself after so long, whatever has become of us and of what runs it."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Everything that episodes run on: a stage, the policies' files and servers, and the environments' servers."""
 
 import importlib.util
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -70,5 +71,7 @@ def _deployment_settings(settings: ExecutorSettings, stage: Stage) -> Deployment
             memory_bytes=parse_size(settings.miner_deployment_memory),
             cpus=settings.miner_deployment_cpu,
             gpus=settings.miner_deployment_gpu_count,
+            # One that is too old is given to nobody and ended; this is for when there is nobody to end it.
+            lifetime_s=2 * stage.max_age_s if math.isfinite(stage.max_age_s) else None,
         ),
     )

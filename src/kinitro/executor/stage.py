@@ -34,6 +34,7 @@ _BASILICA = "https://api.basilica.ai"
 _HUB = "https://huggingface.co"
 _MARGIN_S = 120.0
 _WAITING_NOTE = "each episode has processors to itself: those beyond the hosts' processors wait their turn"
+_POLICY_LIFE_S = 6 * 3600.0
 _IDLE_S = 1800  # an engine that is killed can leave a container running that it no longer knows: it must end by itself
 _IN_IMAGE = ("python", "/app/env.py", "--host", "{host}", "--port", "{port}", "--idle-exit", str(_IDLE_S))
 
@@ -117,7 +118,7 @@ async def _containers(
             _log.warning("more_episodes_than_processors", max_concurrent=most, note=_WAITING_NOTE)
         runner = settings.miner_deployment_image
         digest = await backend.ensure_image(runner, "kinitro env build miner")
-        yield Stage(backend, "python", runner, launch, most, policy_image_digest=digest)
+        yield Stage(backend, "python", runner, launch, most, max_age_s=_POLICY_LIFE_S, policy_image_digest=digest)
 
 
 def docker_hosts(settings: ExecutorSettings) -> list["DockerSettings"]:

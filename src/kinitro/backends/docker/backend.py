@@ -20,7 +20,7 @@ from typing import IO, Any
 from kinitro.backends.affinetes import AffinetesHost
 from kinitro.backends.base import LaunchSpec, Memory, Role, Running
 from kinitro.backends.docker import firewall, isolation
-from kinitro.backends.docker.container import PORT, DockerRun, Place, hardened
+from kinitro.backends.docker.container import PORT, DockerRun, Place, hardened, lifetime
 from kinitro.backends.docker.cores import Cores, as_cpuset
 from kinitro.backends.docker.dependencies import FOLDER, Installer
 from kinitro.backends.docker.engine import Engine
@@ -59,7 +59,7 @@ class DockerBackend:
     """
 
     isolates = True
-    enforces = frozenset({"memory_bytes", "cpus", "processes", "gpus", "network"})
+    enforces = frozenset({"memory_bytes", "cpus", "processes", "gpus", "lifetime_s", "network"})
 
     def __init__(self, settings: DockerSettings) -> None:
         self._settings = settings
@@ -310,7 +310,7 @@ class DockerBackend:
             engine.make_volume(volume, spec.directory, image, labels)
             container = engine.client.containers.create(
                 image,
-                command=place.fill(spec.command),
+                command=[*lifetime(spec), *place.fill(spec.command)],
                 name=place.name,
                 labels=labels,
                 network=place.name,

@@ -87,6 +87,15 @@ def hardened(spec: LaunchSpec, extra: Mapping[str, str], *, as_json: bool = Fals
     return options if as_json else options | sdk_types(options)
 
 
+def lifetime(spec: LaunchSpec) -> list[str]:
+    """What goes before the command so that it ends in time. Who kills this kills the container: it is its only child.
+
+    An engine that is killed can leave a container running that nobody knows any more.
+    """
+    seconds = spec.limits.lifetime_s
+    return [] if seconds is None else ["timeout", "--signal=KILL", f"{seconds:.0f}"]
+
+
 def sdk_types(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that the SDK has types of its own for, made from plain arguments."""
     from docker.types import DeviceRequest, LogConfig, Ulimit
