@@ -75,6 +75,8 @@ async def run_download(request: DownloadRequest) -> None:
     )
     try:
         answer = await _converse(process, request)
+        # It ends by itself now. A signal that meets its end takes its exit code away from asyncio (cpython#88050).
+        await process.wait()
     finally:
         if process.returncode is None:
             process.kill()

@@ -140,6 +140,18 @@ async def test_a_process_that_dies_is_our_fault_and_a_disk_that_fails_is_the_dis
         await run_download(replace(request, destination="/dev/null/x"))
 
 
+async def test_a_process_that_fails_slowly_is_named_by_its_own_exit_code(
+    hub: LocalHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexec >&-\nsleep 0.5\nexit 7\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    request = DownloadRequest("user/policy", "0" * 40, str(folder), os.environ["HF_ENDPOINT"], False, 10**9)
+    with pytest.raises(InfrastructureError, match="exit code 7 and without an answer"):
+        await run_download(request)
+
+
 async def test_no_file_grows_beyond_what_is_taken_whatever_was_listed(hub: LocalHub, folder: Path) -> None:
     ref = PolicyRef("user/policy", hub.add_commit(HubRepo("user/policy", private=False), {"a": hub.keep(b"1" * 9000)}))
     request = DownloadRequest(ref.repo, ref.revision, str(folder), os.environ["HF_ENDPOINT"], False, 8000)
