@@ -42,8 +42,6 @@ class EvaluationMachine(Machine):
         short = {
             "KINITRO_API_TASK_LEASE_SECONDS": str(LEASE_S),
             "KINITRO_SCHEDULER_TASK_MAX_ATTEMPTS": "6",
-            # An executor that was just killed counts as live for two minutes: an audit would wait for it.
-            "KINITRO_SCHEDULER_AUDIT_RATE": "0",
             "KINITRO_EXECUTOR_MAX_TIMESTEPS": "80",
         }
         self.start(name, name, *arguments[name], variables=short | dict(self.variables))

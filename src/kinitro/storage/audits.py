@@ -14,9 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.types import AuditState
 
-LIVE_S = 120.0
-"""An executor not heard of for longer is not counted on."""
-
 
 @dataclass(frozen=True)
 class AuditRun:
@@ -52,7 +49,7 @@ class OpenAudit:
 
 @dataclass(frozen=True)
 class LiveExecutor:
-    """An executor heard of lately that gets tasks. `env_ids` is None when it serves all; not those of `kept_from`."""
+    """An executor that is there and gets tasks. `env_ids` is None when it serves all; not those of `kept_from`."""
 
     executor_id: str
     env_ids: frozenset[str] | None
@@ -98,10 +95,10 @@ def _run(row: Row[Any]) -> AuditRun:  # Any: raw SQL has no column types
 
 
 async def live_executors(connection: AsyncConnection) -> list[LiveExecutor]:
-    """Those heard of within `LIVE_S` that are not quarantined."""
+    """Those that are there and not quarantined."""
     return [
         LiveExecutor(row.executor_id, None if row.env_ids is None else frozenset(row.env_ids), frozenset(row.kept_from))
-        for row in await connection.execute(_LIVE, {"live_s": LIVE_S})
+        for row in await connection.execute(_LIVE)
     ]
 
 
@@ -131,7 +128,7 @@ async def disputes(connection: AsyncConnection, executor_id: str) -> tuple[int, 
 
 async def runs_under_way(connection: AsyncConnection, cycle_id: int) -> int:
     """How many runs of audits wait for, or are with, an executor that is alive."""
-    return int(await connection.scalar(_UNDER_WAY, {"cycle": cycle_id, "live_s": LIVE_S}) or 0)
+    return int(await connection.scalar(_UNDER_WAY, {"cycle": cycle_id}) or 0)
 
 
 async def lapse_audits(connection: AsyncConnection, cycle_id: int) -> Counter[AuditState]:
@@ -189,9 +186,8 @@ _LIVE = text("""
     select e.executor_id, e.env_ids,
            array(select q.hotkey from quarantines q
                  where q.executor_id = e.executor_id and q.lifted_at is null and q.hotkey is not null) as kept_from
-    from executors e
-    where e.last_seen_at > clock_timestamp() - make_interval(secs => cast(:live_s as float8))
-      and not exists (select 1 from quarantines q
+    from present_executors e
+    where not exists (select 1 from quarantines q
                       where q.executor_id = e.executor_id and q.lifted_at is null and q.hotkey is null)
 """)
 
@@ -242,9 +238,8 @@ _DISPUTES = text("""
 _UNDER_WAY = text("""
     select count(*) from tasks t
     where t.cycle_id = :cycle and t.audit_id is not null and t.status in ('pending', 'assigned')
-      and exists (select 1 from executors e
-                  where e.last_seen_at > clock_timestamp() - make_interval(secs => cast(:live_s as float8))
-                    and e.executor_id <> all(t.barred) and coalesce(t.only_executor, e.executor_id) = e.executor_id
+      and exists (select 1 from present_executors e
+                  where e.executor_id <> all(t.barred) and coalesce(t.only_executor, e.executor_id) = e.executor_id
                     and (e.env_ids is null or e.env_ids ? t.env_id)
                     and not exists (select 1 from quarantines q
                                     where q.executor_id = e.executor_id and q.lifted_at is null and q.hotkey is null))

@@ -87,9 +87,8 @@ _STANDING = text("""
         array(select q.hotkey from quarantines q
               where q.executor_id = :executor and q.lifted_at is null and q.hotkey is not null
                 and exists (
-                    select 1 from executors other
+                    select 1 from present_executors other
                     where other.executor_id <> :executor
-                      and other.last_seen_at > clock_timestamp() - interval '120 seconds'
                       and (other.env_ids is null or other.env_ids @> cast(:envs as jsonb))
                       and not exists (
                           select 1 from quarantines o

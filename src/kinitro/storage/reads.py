@@ -1,6 +1,5 @@
 """What the public may read. No query here shows the seeds, salt or outcomes of a cycle that is still open."""
 
-from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,9 +20,6 @@ from kinitro.storage import tables as t
 from kinitro.storage.cycles import LEADER_LOCK, PRESENCE_LOCK
 from kinitro.storage.quarantine import quarantines
 from kinitro.types import AuditState, CycleStatus, MinerState
-
-SERVED_WITHIN = timedelta(seconds=120)
-"""An executor that was last seen longer ago than this no longer serves its environments."""
 
 _OPEN = (CycleStatus.PENDING, CycleStatus.RUNNING)
 
@@ -86,10 +82,7 @@ async def load_status(connection: AsyncConnection) -> SystemStatus:
 
 async def load_notices(connection: AsyncConnection) -> dict[str, str]:
     """What presently stands in the way, one sentence a topic. A paused executor's counts while it is heard of."""
-    live = sa.exists().where(
-        t.notices.c.topic == sa.literal("executor ") + t.executors.c.executor_id,
-        t.executors.c.last_seen_at > t.NOW - SERVED_WITHIN,
-    )
+    live = sa.exists().where(t.notices.c.topic == sa.literal("executor ") + t.present_executors.c.executor_id)
     query = sa.select(t.notices).where(sa.or_(t.notices.c.topic.not_like("executor %"), live))
     return {row.topic: row.text for row in await connection.execute(query.order_by(t.notices.c.topic))}
 
@@ -211,10 +204,10 @@ async def _latest_environments(connection: AsyncConnection) -> list[str]:
 
 
 async def unserved_environments(connection: AsyncConnection) -> list[str]:
-    """Environments of the running cycle that no executor seen lately serves. One that has paused serves none."""
+    """Environments of the running cycle that no executor serves that is there. One that has paused serves none."""
     running = sa.select(t.cycles.c.environments).where(t.cycles.c.status == CycleStatus.RUNNING)
     wanted = [item["env_id"] for item in await connection.scalar(running) or []]
-    live = sa.select(t.executors.c.env_ids).where(t.executors.c.last_seen_at > t.NOW - SERVED_WITHIN)
+    live = sa.select(t.present_executors.c.env_ids)
     served = list(await connection.scalars(live))
     return [env_id for env_id in wanted if not any(env_ids is None or env_id in env_ids for env_ids in served)]
 

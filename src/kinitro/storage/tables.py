@@ -385,7 +385,12 @@ executors = sa.Table(
     sa.Column("executor_id", sa.Text, primary_key=True),
     sa.Column("last_seen_at", TIMESTAMP, nullable=False, server_default=NOW),
     sa.Column("env_ids", pg.JSONB),  # null: serves everything
+    sa.Column("lost_at", TIMESTAMP),  # when it last let a lease run out
 )
+
+# A view: those that can be counted on now. Who is killed with leases in hand is gone with the first that runs out, who
+# had none when it was not heard of for two minutes.
+present_executors = sa.table("present_executors", sa.column("executor_id", sa.Text), sa.column("env_ids", pg.JSONB))
 
 notices = sa.Table(
     "notices",

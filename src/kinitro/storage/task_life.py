@@ -72,7 +72,8 @@ async def expire_leases(connection: AsyncConnection, cycle_id: int) -> int:
     """Takes back the tasks whose lease ran out, and returns their number.
 
     A started one counts an attempt, waits a growing delay and avoids its last executor, or has `failed` at the
-    cycle's limit. One that was not started is pending again as if nothing had been.
+    cycle's limit. One that was not started is pending again as if nothing had been. An executor that was not heard of
+    since is not counted on until it is: nobody who holds its row, for being just heard of, is waited for.
     """
     rows = (await connection.execute(_EXPIRE, {"cycle": cycle_id, **_DELAYS})).all()
     if returned := {row.uid for row in rows if row.status == "pending"}:
@@ -120,18 +121,26 @@ _EXPIRE = text("""
         from tasks t join cycles c on c.id = t.cycle_id cross join clock
         where t.cycle_id = :cycle and t.status = 'assigned' and t.lease_expires_at <= (select at from clock)
         order by t.id for update of t skip locked
-    )
-    update tasks t set
-        attempts = lost.attempts,
-        status = case when t.started and lost.attempts >= lost.task_max_attempts then 'failed' else 'pending' end,
-        not_before = case when t.started then lost.at + make_interval(secs => lost.delay_s) else lost.at end,
-        avoid_executor = case when t.started then t.executor_id end,
-        avoid_until = case when t.started
-            then lost.at + make_interval(secs => lost.delay_s + cast(:avoid_s as float8)) end,
-        last_error = case when t.started
-            then 'The executor ' || t.executor_id || ' did not renew its lease.' else t.last_error end
-    from lost where t.id = lost.id
-    returning t.uid, t.status
+    ),
+    expired as (
+        update tasks t set
+            attempts = lost.attempts,
+            status = case when t.started and lost.attempts >= lost.task_max_attempts then 'failed' else 'pending' end,
+            not_before = case when t.started then lost.at + make_interval(secs => lost.delay_s) else lost.at end,
+            avoid_executor = case when t.started then t.executor_id end,
+            avoid_until = case when t.started
+                then lost.at + make_interval(secs => lost.delay_s + cast(:avoid_s as float8)) end,
+            last_error = case when t.started
+                then 'The executor ' || t.executor_id || ' did not renew its lease.' else t.last_error end
+        from lost where t.id = lost.id
+        returning t.uid, t.status, t.executor_id, t.lease_expires_at, lost.at
+    ),
+    silent as (
+        select e.executor_id, expired.at from executors e join expired on expired.executor_id = e.executor_id
+        where e.last_seen_at < expired.lease_expires_at for update of e skip locked
+    ),
+    gone as (update executors e set lost_at = silent.at from silent where e.executor_id = silent.executor_id)
+    select uid, status from expired
 """)
 
 _CLOSE = text("""

@@ -94,11 +94,15 @@ class PoolKit:
             return await Auditor(connection).advance(cycle_id)
 
     async def pass_time(self, seconds: float) -> None:
-        """Makes it that much later, by moving every moment in the task table into the past."""
-        moments = ("not_before", "leased_at", "lease_expires_at", "avoid_until")
-        shifts = ", ".join(f"{name} = {name} - make_interval(secs => :s)" for name in moments)
+        """Makes it that much later, by moving every moment of tasks and executors into the past."""
+        moments = {
+            "tasks": ("not_before", "leased_at", "lease_expires_at", "avoid_until"),
+            "executors": ("last_seen_at", "lost_at"),
+        }
         async with self.database.begin() as connection:
-            await connection.execute(sa.text(f"update tasks set {shifts}"), {"s": seconds})
+            for table, names in moments.items():
+                shifts = ", ".join(f"{name} = {name} - make_interval(secs => :s)" for name in names)
+                await connection.execute(sa.text(f"update {table} set {shifts}"), {"s": seconds})
 
     async def run(self, statement: str) -> None:
         async with self.database.begin() as connection:

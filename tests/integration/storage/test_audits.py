@@ -53,6 +53,19 @@ async def test_the_run_of_an_audit_looks_like_the_task_it_checks_and_goes_to_ano
     assert again.model_dump(exclude=HIDDEN) == first.model_dump(exclude=HIDDEN)
 
 
+async def test_nobody_waits_for_an_executor_that_let_a_lease_run_out_until_it_is_heard_of_again(kit) -> None:
+    cycle_id = await kit.start_cycle(miners=1, environments=ONE, episodes=2, drawn=[0])
+    (first,) = await fetch(kit, "one", 1)
+    assert await fetch(kit, "two", 1)
+    await answer(kit, "one", first)
+    assert await kit.audit(cycle_id)
+    await kit.pass_time(61)
+    assert len(await fetch(kit, "one")) == 1  # what two let run out
+    assert not await kit.audit(cycle_id)
+    await are_there(kit, "two")
+    assert await kit.audit(cycle_id)
+
+
 async def test_a_run_of_an_audit_is_no_episode(kit) -> None:
     cycle_id = await kit.start_cycle(miners=1, environments=ONE, episodes=2, drawn=[0], budget_s=10)
     await are_there(kit, "two")

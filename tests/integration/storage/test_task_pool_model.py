@@ -192,7 +192,8 @@ class PoolMachine(RuleBasedStateMachine):
     def kept_from(self, executor: str) -> set[str | None]:
         """Hotkeys of which this executor gets nothing, None for all: those that somebody else may have."""
         in_force = self.in_force()
-        others = {row.executor_id for row in self.call(self.kit.rows("select executor_id from executors"))} - {executor}
+        present = self.call(self.kit.rows("select executor_id from present_executors"))
+        others = {row.executor_id for row in present} - {executor}
         mine = {hotkey for who, hotkey in in_force if who == executor}
         return {
             hotkey
