@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -137,9 +136,8 @@ class ExecutorSettings(ServiceSettings):
 
     api_url: str = "http://localhost:8000"
     api_key: SecretStr | None = None
-    executor_id: str = Field(
-        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", min_length=1, max_length=200
-    )
+    executor_id: str | None = Field(default=None, min_length=1, max_length=200)
+    """By default a name of this machine that stays over restarts, kept in `KINITRO_HOME`."""
     batch_size: int = Field(default=10, ge=1, le=100)
     poll_interval_seconds: float = Field(default=5.0, gt=0)
     max_concurrent: int | None = Field(default=None, ge=1)

@@ -94,7 +94,10 @@ def executor(
         str | None, typer.Option("--api-url", help="The Kinitro API.", show_default="http://localhost:8000")
     ] = None,
     executor_id: Annotated[
-        str | None, typer.Option("--executor-id", help="This executor's name.", show_default="host and process id")
+        str | None,
+        typer.Option(
+            "--executor-id", help="This executor's name.", show_default="a name that stays, kept in KINITRO_HOME"
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", help="Most tasks to lease at once (1 to 100).", show_default="10")

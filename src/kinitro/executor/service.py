@@ -9,6 +9,7 @@ from kinitro.environments import registry
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.executor.episodes import EpisodeRunner
 from kinitro.executor.executor import Executor, ExecutorLimits
+from kinitro.executor.identity import own_name
 from kinitro.executor.leases import Leases
 from kinitro.executor.link import ApiLink
 from kinitro.executor.outbox import Outbox
@@ -17,7 +18,7 @@ from kinitro.executor.rig import open_rig
 from kinitro.executor.selftest import SelfTest
 from kinitro.executor.stage import Stage
 from kinitro.logs import get_logger
-from kinitro.settings import ExecutorSettings
+from kinitro.settings import ExecutorSettings, home_directory
 
 _log = get_logger("executor")
 
@@ -28,7 +29,6 @@ async def run(settings: ExecutorSettings) -> None:
     Raises `ConfigurationError` when a setting can't be met or the API refuses this executor.
     """
     async with build_executor(settings) as executor:
-        _log.info("executor_started", executor_id=settings.executor_id, api_url=settings.api_url)
         await executor.run()
 
 
@@ -48,10 +48,12 @@ async def build_executor(
     environments = registry.served_by(settings.env_families) if environments is None else environments
     keeper = StepsKeeper(Archive(settings.records_url) if settings.records_url else None)
     async with (
+        _named(settings) as executor_id,
         open_rig(settings, environments, environment_server) as rig,
         KinitroClient(settings.api_url, settings.api_key) as client,
     ):
-        link = ApiLink(client, settings.executor_id, usage=rig.stage.usage)
+        _log.info("executor_started", executor_id=executor_id, api_url=settings.api_url)
+        link = ApiLink(client, executor_id, usage=rig.stage.usage)
         leases = Leases(link)
         versions = {spec.env_id: spec.version for spec in environments}
         yield Executor(
@@ -67,6 +69,15 @@ async def build_executor(
             ),
             selftest=SelfTest(rig.stage.backend, rig.workers, link, rig.store, environments, rig.stage.python),
         )
+
+
+@asynccontextmanager
+async def _named(settings: ExecutorSettings) -> AsyncIterator[str]:
+    if settings.executor_id is not None:
+        yield settings.executor_id
+    else:
+        with own_name(home_directory() / "executors") as name:
+            yield name
 
 
 def _episode_settings(settings: ExecutorSettings, stage: Stage) -> EpisodeSettings:

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -352,3 +353,12 @@ async def test_a_second_signal_ends_it_at_once(api, switches: Path, add_policy, 
     process.send_signal(signal.SIGTERM)
     await asyncio.to_thread(process.communicate, timeout=3)
     await until(lambda: not _children(tmp_path), timeout_s=5)
+
+
+async def test_an_executor_that_was_given_no_name_has_the_same_one_after_a_restart(api, run_executor, events) -> None:
+    for _ in range(2):
+        async with run_executor(executor_id=None):
+            await until(lambda: named(events, "executor_started"))
+    first, second = (event["executor_id"] for event in named(events, "executor_started"))
+    assert first == second
+    assert re.fullmatch(r".+-[0-9a-f]{6}", first)
