@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from kinitro.chain.base import Chain, Neuron, Signer, Subnet, WeightsMode
+from kinitro.chain.base import Chain, Neuron, Signer, Subnet, WeightsMode, shown_network
 from kinitro.chain.commitment import format_commitment, parse_commitment
 from kinitro.chain.dev import DevLedger, dev_signer
 from kinitro.chain.wallets import HotkeyName, hotkey_address, load_signer
@@ -26,6 +26,7 @@ __all__ = [
     "load_signer",
     "open_chain",
     "parse_commitment",
+    "shown_network",
 ]
 
 DEV_LEDGER_FILE = "dev-ledger.sqlite"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +84,9 @@ class Chain(Protocol):
     async def close(self) -> None:
         """Closes connections. Safe to call twice."""
         ...
+
+
+def shown_network(network: str) -> str:
+    """The network as it may stand in a message: a URL's user, path and query can hold somebody's key."""
+    parts = urlsplit(network)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else network

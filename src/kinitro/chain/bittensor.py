@@ -15,9 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
-from urllib.parse import urlsplit
 
-from kinitro.chain.base import Neuron, Signer, Subnet, WeightsMode
+from kinitro.chain.base import Neuron, Signer, Subnet, WeightsMode, shown_network
 from kinitro.chain.commitment import MAX_COMMITMENT_BYTES, commitment_text
 from kinitro.chain.refusals import Write, refusal, unknown_fate
 from kinitro.errors import ChainError, ChainRejected, ChainUnreachable, ConfigurationError, NotRegistered
@@ -53,7 +52,7 @@ class BittensorChain:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._network = network
-        self._shown = _shown(network)
+        self._shown = shown_network(network)
         self._endpoints, self._archives = _resolve(network)
         self._read_deadline_s = read_deadline_s
         self._write_deadline_s = write_deadline_s
@@ -319,7 +318,7 @@ def _foreign_errors() -> tuple[type[Exception], ...]:
 
 def _resolve(network: str) -> tuple[deque[str], tuple[str, ...]]:
     """Endpoints in the order they are tried, and those that keep old state."""
-    settings = _sdk_settings(f"network {_shown(network)}")
+    settings = _sdk_settings(f"network {shown_network(network)}")
     try:
         label, url = settings.resolve_endpoint(network)
     except ValueError as error:
@@ -340,12 +339,6 @@ def _sdk_settings(what: str) -> ModuleType:
             advice="Install it with `pip install 'kinitro[chain]'`, or use `--network dev`.",
         ) from None
     return settings
-
-
-def _shown(network: str) -> str:
-    """The network as it may stand in a message: a URL's user, path and query can hold somebody's key."""
-    parts = urlsplit(network)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else network
 
 
 def _cause(error: BaseException) -> str:

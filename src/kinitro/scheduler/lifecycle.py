@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kinitro.chain import Chain, Subnet
+from kinitro.chain import Chain, Subnet, shown_network
 from kinitro.environments import EnvironmentSpec
 from kinitro.errors import ChainUnreachable, KinitroError
 from kinitro.logs import get_logger
@@ -199,7 +199,7 @@ class Lifecycle:
         return 0.0 if age is None else max(0.0, self._settings.eval_interval_seconds - age)
 
     async def _say_no_miners(self, turned_away: tuple[MinerEntry, ...]) -> None:
-        text = NO_MINERS.format(netuid=self._settings.netuid, network=self._settings.network)
+        text = NO_MINERS.format(netuid=self._settings.netuid, network=shown_network(self._settings.network))
         if turned_away:
             listed = "; ".join(f"uid {miner.uid}: {miner.reason}" for miner in turned_away[:_SHOWN])
             text += f" {len(turned_away)} can't take part. {listed}" + (" ..." if turned_away[_SHOWN:] else "")

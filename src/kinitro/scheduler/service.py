@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from kinitro.chain import Chain, open_chain
+from kinitro.chain import Chain, open_chain, shown_network
 from kinitro.environments import EnvironmentSpec, select
 from kinitro.errors import ChainError, ConfigurationError, DatabaseUnreachable
 from kinitro.logs import get_logger
@@ -32,7 +32,7 @@ async def serve(settings: SchedulerSettings) -> None:
     async with open_database(settings.database_url) as database, open_chain(settings.network) as chain:
         log.info(
             "scheduler_started",
-            network=settings.network,
+            network=shown_network(settings.network),
             netuid=settings.netuid,
             environments=[spec.env_id for spec in environments],
             episodes_per_env=settings.episodes_per_env,

@@ -183,6 +183,7 @@ def _share(row: sa.Row[Any]) -> float | None:  # Any: a row's columns are not ty
     return None if row.weights is None else float(row.weights.get(str(row.uid), 0.0))
 
 
+# Without runs of audits: nobody is to see of which episodes there are any.
 _TASKS = sa.text("""
     with mine as materialized (
         select count(*) as total,
@@ -192,14 +193,15 @@ _TASKS = sa.text("""
                count(*) filter (where status = 'pending' and not_before > clock_timestamp()) as retried,
                min(position) filter (where status = 'pending') as next,
                array_agg(distinct env_id) filter (where status = 'pending') as environments
-        from tasks where cycle_id = :cycle and uid = :uid
+        from tasks where cycle_id = :cycle and uid = :uid and audit_id is null
     )
     select mine.*, ahead.*,
            (select count(*) from tasks
-            where cycle_id = :cycle and uid <> :uid and status in ('pending', 'assigned')) as others
+            where cycle_id = :cycle and uid <> :uid and audit_id is null
+              and status in ('pending', 'assigned')) as others
     from mine cross join lateral (
         select count(*) as tasks_ahead, count(distinct uid) as miners_ahead from tasks
-        where cycle_id = :cycle and status = 'pending' and position < mine.next
+        where cycle_id = :cycle and audit_id is null and status = 'pending' and position < mine.next
     ) ahead
 """)
 

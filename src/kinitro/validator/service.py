@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from kinitro.chain import Chain, Signer, open_chain
+from kinitro.chain import Chain, Signer, open_chain, shown_network
 from kinitro.client import KinitroClient
 from kinitro.errors import (
     AmbiguousWrite,
@@ -51,7 +51,7 @@ async def serve(settings: ValidatorSettings, signer: Signer) -> None:
     async with _build(settings, signer) as validator:
         log.info(
             "validator_started",
-            network=settings.network,
+            network=shown_network(settings.network),
             netuid=settings.netuid,
             hotkey=signer.ss58_address,
             backend_url=settings.backend_url,

@@ -6,6 +6,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from kinitro.scheduler.auditor import Auditor
 from kinitro.scheduler.ownership import not_yours
 from kinitro.schemas import LeaseRef
 from kinitro.storage import MinerEntry, TaskPool, cycles, replace_turned_away, set_notice, try_leadership
@@ -158,6 +159,21 @@ async def test_the_queue_says_how_much_is_done_and_how_much_stands_before_it(wor
     assert found["queue"]["tasks_done"] == 1
     assert found["queue"]["tasks_running"] > 0
     assert found["waiting_for"][0].startswith("Its own episodes: ")
+
+
+async def test_a_run_of_an_audit_is_seen_by_nobody(world, database, status, scheduler) -> None:
+    cycle_id, pool = await world.plan(), TaskPool(database)
+    async with database.begin() as connection:
+        await connection.execute(sa.update(t.tasks).where(t.tasks.c.uid == 1).values(is_drawn=True))
+    tasks = (await pool.fetch("executor-a", 100, None)).tasks
+    await pool.submit("executor-a", [world.outcome(task) for task in tasks])
+    unaudited = {hotkey: await status(hotkey) for hotkey in ("hotkey-0", "hotkey-1")}
+    await pool.heartbeat("executor-b", [])
+    async with database.begin() as connection:
+        assert await Auditor(connection).advance(cycle_id)
+    assert {hotkey: await status(hotkey) for hotkey in unaudited} == unaudited
+    assert len((await pool.fetch("executor-b", 2, None)).tasks) == 2
+    assert {hotkey: await status(hotkey) for hotkey in unaudited} == unaudited
 
 
 async def test_an_environment_that_nobody_serves_is_named(world, database, status, scheduler) -> None:

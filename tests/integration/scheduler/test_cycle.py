@@ -365,14 +365,18 @@ async def test_between_cycles_the_status_says_when_the_next_one_is_due(database,
 
 async def test_without_commitments_the_scheduler_says_so_with_the_guides_advice(database, ledger):
     await ledger.register(NETUID, dev_signer("test", "silent").ss58_address)
-    async with leading(database, ledger) as lifecycle:
+    chosen = settings(network="wss://me:s3cret@node.example:9944/key/k3y")
+    async with leading(database, ledger, chosen) as lifecycle:
         running = asyncio.create_task(lifecycle.run())
         await until(database, sa.select(t.notices.c.text).where(t.notices.c.topic == "miners"))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     text = await notice(database, "miners")
     assert text.startswith("No miners with commitments")
-    assert f"kinitro miner show-commitment --netuid {NETUID} --network dev" in text
+    # Everybody may read it: a node's URL without whatever may be a key.
+    assert f"kinitro miner show-commitment --netuid {NETUID} --network wss://node.example:9944" in text
+    assert "s3cret" not in text
+    assert "k3y" not in text
 
 
 async def test_evidence_can_be_made_anew_from_the_verdicts_to_the_same_numbers(database, database_url, ledger):
