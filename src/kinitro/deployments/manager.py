@@ -11,8 +11,8 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -26,7 +26,7 @@ from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.logs import get_logger
 from kinitro.policy.client import PolicyClient
 from kinitro.policy.messages import PolicyHealth
-from kinitro.types import PolicyRef
+from kinitro.types import ErrorKind, PolicyRef
 
 _log = get_logger("deployments")
 _LOG_LINES = 15
@@ -118,7 +118,8 @@ class DeploymentManager:
         self._clock = clock
         self._entries: dict[Key, _Entry] = {}
         self._failures: dict[Key, tuple[float, PolicyError | InfrastructureError]] = {}
-        self._warmups: dict[Key, float] = {}
+        self._starts: dict[Key, float] = {}
+        self._restarts: set[Key] = set()
         self._room = asyncio.Semaphore(settings.capacity)
         self._memory = HostMemory(backend, settings.limits.memory_bytes)
         self._changed = asyncio.Condition()
@@ -147,12 +148,12 @@ class DeploymentManager:
         entry = self._entries.get(_key(ref))
         return entry.deployment.running.host if entry is not None and entry.deployment is not None else None
 
-    def bill_warmup(self, ref: PolicyRef) -> float:
-        """Seconds that this policy's servers took to get ready, or not to, since this was asked last.
+    def bill_starts(self, ref: PolicyRef) -> float:
+        """Seconds of starts that were of the policy's own making, since this was asked last (docs/decisions/0020).
 
-        A warm-up is the policy's own time: counted nowhere, a server that dies in each episode would cost one each.
+        Those that failed, and those after a server that had ended or no longer answered.
         """
-        return self._warmups.pop(_key(ref), 0.0)
+        return self._starts.pop(_key(ref), 0.0)
 
     @asynccontextmanager
     async def lease(self, ref: PolicyRef, miner_uid: int) -> AsyncIterator[Deployment]:
@@ -178,13 +179,15 @@ class DeploymentManager:
             self._in_background(self._rest(entry))
             await self._notify()
 
-    async def probe(self, deployment: Deployment) -> None:
+    async def probe(self, deployment: Deployment, blamed: ErrorKind) -> None:
         """After an episode that went wrong: a server that no longer answers is given to nobody else."""
         try:
             client = PolicyClient(deployment.running.own_url, authorization=deployment.running.authorization)
             async with client:
                 await client.health(_PROBE_TIMEOUT_S)
         except PolicyError:
+            if blamed is ErrorKind.POLICY:
+                self._restarts.add(_key(deployment.ref))
             self.retire(deployment)
             await self._until_exit_is_seen(deployment)
 
@@ -200,6 +203,7 @@ class DeploymentManager:
         code = await deployment.running.exit_code()
         if code is None and deployment.running.identity == deployment.identity:
             return
+        self._restarts.add(_key(deployment.ref))
         self.retire(deployment)
         logs = await deployment.running.logs(_LOG_LINES)
         raise PolicyError(f"The policy's server ended with exit code {code}. Its last output:\n{logs}", code="died")
@@ -248,6 +252,7 @@ class DeploymentManager:
             return entry, deployment
         except BaseException:
             entry.users -= 1
+            self._in_background(self._rest(entry))
             await self._notify()
             raise
 
@@ -267,10 +272,13 @@ class DeploymentManager:
         entry = self._entries.get(_key(ref))
         if entry is None or entry.deployment is None:
             return entry
-        young = self._clock() - entry.ready < self._settings.max_age_s
-        if young and await _is_alive(entry.deployment):
-            # It may have been retired during the await.
-            return self._entries.get(_key(ref))
+        if self._clock() - entry.ready < self._settings.max_age_s:
+            blamed = await _whose_end(entry.deployment)
+            if blamed is None:
+                # It may have been retired during the await.
+                return self._entries.get(_key(ref))
+            if blamed is ErrorKind.POLICY:
+                self._restarts.add(_key(ref))
         self._forget(entry)
         self._end_if_unused(entry)
         return self._entries.get(_key(ref))
@@ -291,7 +299,9 @@ class DeploymentManager:
     def _on_started(self, entry: _Entry) -> None:
         """A failed start leaves nothing behind but its verdict."""
         if entry.deployment is not None:
-            entry.ready = self._clock()
+            entry.ready = entry.last_used = self._clock()
+            # Whoever it was started for may have given up.
+            self._in_background(self._rest(entry))
             return
         self._forget(entry)
         if entry.start.cancelled():
@@ -311,8 +321,9 @@ class DeploymentManager:
                 borrowed = await self._store.borrow(ref)
                 snapshot = borrowed.snapshot
                 requirements = read_requirements(snapshot.path)  # refused where they are not installed too: one verdict
-            running = await self._backend.launch(self._spec(ref, snapshot, requirements))
-            health = await self._warm_up(ref, running)
+            with self._billed(ref):
+                running = await self._backend.launch(self._spec(ref, snapshot, requirements))
+                health = await until_ready(running, self._settings.warmup_timeout_s)
         except BaseException:
             if running is not None:
                 await asyncio.shield(running.stop(0.0))
@@ -334,15 +345,23 @@ class DeploymentManager:
             requirements_digest(requirements),
         )
 
-    async def _warm_up(self, ref: PolicyRef, running: Running) -> PolicyHealth:
-        began = self._clock()
+    @contextmanager
+    def _billed(self, ref: PolicyRef) -> Iterator[None]:
+        """Bills the block to the policy when that made it necessary, or makes it fail; never what we fail in."""
+        key, began = _key(ref), self._clock()
+        is_policys = key in self._restarts
         try:
-            return await until_ready(running, self._settings.warmup_timeout_s)
-        except InfrastructureError:
-            began = self._clock()  # not the policy's time
+            yield
+        except PolicyError:
+            is_policys = True
+            raise
+        except BaseException:
+            is_policys = False
             raise
         finally:
-            self._warmups[_key(ref)] = self._warmups.get(_key(ref), 0.0) + self._clock() - began
+            if is_policys:
+                self._restarts.discard(key)
+                self._starts[key] = self._starts.get(key, 0.0) + self._clock() - began
 
     def _spec(self, ref: PolicyRef, snapshot: Snapshot, requirements: Sequence[Requirement]) -> LaunchSpec:
         return LaunchSpec(
@@ -450,11 +469,12 @@ class DeploymentManager:
             self._changed.notify_all()
 
 
-async def _is_alive(deployment: Deployment) -> bool:
+async def _whose_end(deployment: Deployment) -> ErrorKind | None:
+    """Who ended it; None while it runs."""
     try:
-        return await deployment.running.exit_code() is None
+        return None if await deployment.running.exit_code() is None else ErrorKind.POLICY
     except InfrastructureError:  # it was ended from outside
-        return False
+        return ErrorKind.INFRASTRUCTURE
 
 
 def _key(ref: PolicyRef) -> Key:

@@ -82,7 +82,7 @@ class EpisodeRunner:
     async def _on_deployment(self, task: TaskOut, deployment: Deployment) -> Outcome:
         reply = await self._evaluate(task, deployment.url, deployment.running)
         if reply.error_kind is not None:
-            await self._deployments.probe(deployment)
+            await self._deployments.probe(deployment, reply.error_kind)
         if reply.error_kind is ErrorKind.INFRASTRUCTURE:
             self._deployments.retire(deployment)
         try:
@@ -132,9 +132,9 @@ class EpisodeRunner:
         return replace(result, tree_digest=tree_digest, image_digest=self._workers.image_digest(task.env_id))
 
     def _billed(self, task: TaskOut, result: EpisodeResult) -> EpisodeResult:
-        """The result with the warm-up of its policy's server, which counts as the policy's time."""
-        warmup_s = self._deployments.bill_warmup(PolicyRef(task.miner_repo, task.miner_revision))
-        return replace(result, policy_seconds=(result.policy_seconds or 0.0) + warmup_s)
+        """The result with the starts of its policy's server that were of its own making."""
+        starts_s = self._deployments.bill_starts(PolicyRef(task.miner_repo, task.miner_revision))
+        return replace(result, policy_seconds=(result.policy_seconds or 0.0) + starts_s)
 
 
 def check_version(reply: EvaluateReply, version: str | None) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from kinitro.backends import Memory
 from kinitro.backends.process import ProcessBackend, ProcessRun
-from kinitro.deployments import DeploymentManager, DeploymentSettings, SnapshotStore
+from kinitro.deployments import Deployment, DeploymentManager, DeploymentSettings, SnapshotStore
 from kinitro.errors import InfrastructureError, PolicyError
-from kinitro.types import PolicyRef
+from kinitro.types import ErrorKind, PolicyRef
 
 from .conftest import until
 
@@ -35,6 +35,10 @@ async def make_manager(
             return manager
 
         yield make
+
+
+def pid_of(deployment: Deployment) -> int:
+    return int(deployment.identity.split("@")[0])
 
 
 def started(events: list) -> list:
@@ -189,7 +193,7 @@ async def test_a_server_that_died_is_the_policys_fault_and_the_next_lease_gets_a
     ref = add_policy()
     async with manager.lease(ref, UID) as first:
         await manager.verify(first)
-        os.kill(int(first.identity.split("@")[0]), signal.SIGKILL)
+        os.kill(pid_of(first), signal.SIGKILL)
         async with asyncio.timeout(5):
             while await first.running.exit_code() is None:
                 await asyncio.sleep(0.01)
@@ -261,7 +265,7 @@ async def test_a_server_that_several_find_dead_gives_its_room_back_once(
     manager = make_manager(capacity=1)
     ref = add_policy()
     async with manager.lease(ref, UID) as first:
-        os.kill(int(first.identity.split("@")[0]), signal.SIGKILL)
+        os.kill(pid_of(first), signal.SIGKILL)
 
     async def exit_code(_) -> int:
         await asyncio.sleep(0.01)  # as a container's does
@@ -274,20 +278,61 @@ async def test_a_server_that_several_find_dead_gives_its_room_back_once(
     assert manager._room._value == 1
 
 
-async def test_a_warm_up_is_billed_once_whether_it_succeeds_or_not(make_manager, add_policy) -> None:
+async def test_a_start_that_fails_is_billed_once(make_manager, add_policy) -> None:
     manager = make_manager(warmup_timeout_s=2.0)
-    slow, never = (
-        add_policy("time.sleep(0.5)", name="slow"),
-        add_policy("HEALTH['model_loaded'] = False", name="never"),
-    )
-    async with manager.lease(slow, UID):
-        pass
+    never = add_policy("HEALTH['model_loaded'] = False")
     with pytest.raises(PolicyError):
         async with manager.lease(never, UID):
             pass
-    assert 0.5 <= manager.bill_warmup(slow) < 2.0
-    assert 2.0 <= manager.bill_warmup(never) < 4.0
-    assert manager.bill_warmup(slow) == manager.bill_warmup(never) == 0.0
+    assert 2.0 <= manager.bill_starts(never) < 4.0
+    assert manager.bill_starts(never) == 0.0
+
+
+async def test_starts_of_our_making_are_not_billed(make_manager, add_policy) -> None:
+    manager = make_manager(capacity=1, ttl_s=0.2)
+    slow, other = add_policy("time.sleep(0.5)", name="slow"), add_policy(name="other")
+
+    async def use(ref: PolicyRef) -> None:
+        async with manager.lease(ref, UID):
+            pass
+
+    await use(slow)
+    await use(other)  # it makes way
+    await use(slow)
+    while manager.is_ready(slow):  # its time to live ends
+        await asyncio.sleep(0.05)
+    with pytest.raises(InfrastructureError):
+        async with manager.lease(slow, UID) as deployment:
+            raise InfrastructureError("The environment broke.", code="environment")
+    async with manager.lease(slow, UID) as deployment:
+        os.kill(pid_of(deployment), signal.SIGSTOP)
+        await manager.probe(deployment, ErrorKind.INFRASTRUCTURE)
+    await use(slow)
+    assert manager.bill_starts(slow) == 0.0
+
+
+@pytest.mark.parametrize("seen_by", ["the episode", "the next lease", "the probe"])
+async def test_the_start_after_a_server_that_broke_by_itself_is_billed(make_manager, add_policy, seen_by: str) -> None:
+    manager = make_manager()
+    ref = add_policy("time.sleep(0.5)")
+    async with manager.lease(ref, UID) as deployment:
+        if seen_by == "the probe":
+            os.kill(pid_of(deployment), signal.SIGSTOP)
+            await manager.probe(deployment, ErrorKind.POLICY)
+        else:
+            os.kill(pid_of(deployment), signal.SIGKILL)
+            while await deployment.running.exit_code() is None:
+                await asyncio.sleep(0.02)
+        if seen_by == "the episode":
+            with pytest.raises(PolicyError):
+                await manager.verify(deployment)
+    billed = []
+    for _ in range(2):
+        async with manager.lease(ref, UID):
+            pass
+        billed.append(manager.bill_starts(ref))
+    assert billed[0] >= 0.5
+    assert billed[1] == 0.0
 
 
 async def test_a_failure_of_ours_that_came_late_is_not_waited_for_again_at_once(
@@ -345,6 +390,20 @@ async def test_a_policy_computes_only_while_one_of_its_episodes_runs(make_manage
     await until(lambda: "pause" in computing)
     async with manager.lease(ref, UID):
         assert computing[computing.index("pause") :] == ["pause", "resume"]
+
+
+async def test_a_policy_whose_start_outlived_whoever_wanted_it_is_paused(make_manager, add_policy, computing) -> None:
+    manager, ref = make_manager(), add_policy("time.sleep(0.7)")
+
+    async def use() -> None:
+        async with manager.lease(ref, UID):
+            raise AssertionError("it gave up before")
+
+    giving_up = asyncio.create_task(use())
+    await asyncio.sleep(0.2)
+    giving_up.cancel()
+    await until(lambda: manager.is_ready(ref))
+    await until(lambda: "pause" in computing)
 
 
 async def test_a_policy_used_again_at_once_is_not_paused_in_between(make_manager, add_policy, computing) -> None:
