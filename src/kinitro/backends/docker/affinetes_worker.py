@@ -7,13 +7,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from kinitro.backends.affinetes.worker import Answer, serve
 from kinitro.backends.docker.container import sdk_types
 from kinitro.backends.docker.engine import Engine
-from kinitro.backends.docker.settings import DockerSettings
+from kinitro.backends.docker.settings import LOADER_LABEL, DockerSettings
 from kinitro.backends.docker.sweep import end_run
 
 _SWEEPS = 3
@@ -70,6 +71,7 @@ def _load(load_env: Callable[..., object], arguments: dict[str, Any]) -> None:
     options = dict(arguments)
     address, network = options.pop("address"), options["network"]
     options["networking_config"] = {network: EndpointConfig("1.40", ipv4_address=address)}
+    options["labels"] |= {LOADER_LABEL: f"affinetes {version('affinetes')}"}
     options |= sdk_types(options)
     # Each ends by its own name, by whoever started it; see `main` for what is left then.
     load_env(mode="docker", env_type="http_based", force_recreate=True, cleanup=False, **options)

@@ -11,6 +11,8 @@ from kinitro.backends.base import LOCAL_HOST
 RUN_LABEL = "kinitro.run"
 HOME_LABEL = "kinitro.home"
 ROLE_LABEL = "kinitro.role"
+LOADER_LABEL = "kinitro.loaded-by"
+"""On containers that affinetes started: its version."""
 BRIDGE_PREFIX = "kn"
 _SUBNETS = IPv4Network("10.213.0.0/16")
 
