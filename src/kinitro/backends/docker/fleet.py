@@ -1,8 +1,9 @@
 """Several Docker hosts as one backend: each server goes to the host that it is asked for, or to the least busy one."""
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Self
 
@@ -10,20 +11,28 @@ from kinitro.backends.base import LaunchSpec, Memory, Running
 from kinitro.backends.docker.backend import DockerBackend
 from kinitro.backends.docker.settings import DockerSettings
 from kinitro.errors import ConfigurationError, InfrastructureError
+from kinitro.logs import get_logger
+
+_log = get_logger("docker")
+_REST_S = 60.0
+_LONGEST_REST_S = 600.0
 
 
 class DockerFleet:
     """One `DockerBackend` a host. An async context manager: every host must prove its isolation.
 
-    Servers of one episode are on one host; nothing goes from host to host.
+    Servers of one episode are on one host; nothing goes from host to host. A host on which a server could not be
+    started by our fault rests for a while, as long as there is another: its faults must not stop them all.
     """
 
     isolates = True
     enforces = DockerBackend.enforces
 
-    def __init__(self, hosts: Iterable[DockerSettings]) -> None:
+    def __init__(self, hosts: Iterable[DockerSettings], clock: Callable[[], float] = time.monotonic) -> None:
         self._backends = {settings.host: DockerBackend(settings) for settings in hosts}
         self._starting: Counter[str] = Counter()
+        self._clock = clock
+        self._rests: dict[str, tuple[float, float]] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -62,14 +71,32 @@ class DockerFleet:
         host = spec.host or await self._choose(spec)
         self._starting[host] += 1
         try:
-            return await self._backends[host].launch(spec)
+            running = await self._backends[host].launch(spec)
+        except InfrastructureError as error:
+            self._rest(host, error)
+            raise
         finally:
             self._starting[host] -= 1
+        self._rests.pop(host, None)
+        return running
+
+    def _rest(self, host: str, error: InfrastructureError) -> None:
+        """Twice as long as the last time, when no server was started there in between."""
+        now = self._clock()
+        until, length_s = self._rests.get(host, (now, _REST_S / 2))
+        if now < until or len(self._backends) == 1:
+            return  # what began together fails together
+        length_s = min(2 * length_s, _LONGEST_REST_S)
+        self._rests[host] = (now + length_s, length_s)
+        _log.warning("docker_host_rests", host=host, seconds=length_s, error=str(error))
 
     async def _choose(self, spec: LaunchSpec) -> str:
-        """The least busy host of those that have the memory, or of all when none has."""
-        roomy = [host for host in self._backends if await self._fits(host, spec.limits.memory_bytes or 0)]
-        return min(roomy or self._backends, key=self._load)
+        """The least busy host of those that work and have the memory, or of those that work, or of all."""
+        now = self._clock()
+        working = [host for host in self._backends if self._rests.get(host, (now, 0.0))[0] <= now]
+        hosts = working or list(self._backends)
+        roomy = [host for host in hosts if await self._fits(host, spec.limits.memory_bytes or 0)]
+        return min(roomy or hosts, key=self._load)
 
     async def _fits(self, host: str, wanted_bytes: int) -> bool:
         try:
