@@ -1,11 +1,15 @@
 """The user's own guide, verbatim, cut into the pieces that the tests run: all of it is the guide's own text."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 GUIDE = (Path(__file__).parent / "e2e-guide.md").read_text()
 THEIR_NETWORK = "ws://10.0.0.3:9944"
 THEIR_USER = "<your-username>"
+ENVIRONMENTS, EPISODES = 8, 2
+"""What a cycle of the guide's has."""
 
 NOT_RUN = {
     'export HF_TOKEN="hf_xxx..."': "a place to fill in; the tests set HF_TOKEN to a token of their local hub",
@@ -53,6 +57,22 @@ def mode(name: str) -> str:
         r"^# For (?:Docker|Basilica) mode.*\n", code("Step 5: Start Executor"), flags=re.MULTILINE
     )
     return {"docker": docker, "basilica": basilica}[name]
+
+
+def documents(shown: str) -> list[dict[str, Any]]:
+    """The JSON documents that Step 6 shows: statistics, health and scores, one after another."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while (start := shown.find("{", at)) >= 0:
+        document, at = decoder.raw_decode(shown, start)
+        found.append(document)
+    return found
+
+
+def shows(text: str, line: str) -> bool:
+    """Whether a log has a line like this one of the guide, with the same keys in the same order."""
+    event, *pairs = line.split()
+    keys = " ".join(rf"{pair.partition('=')[0]}=\S+" for pair in pairs)
+    return re.search(rf"{event} +{keys}", text) is not None
 
 
 def headings(title: str) -> list[str]:

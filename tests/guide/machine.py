@@ -28,7 +28,7 @@ TOKEN = "hf_thetokenoftheguide1"
 READER = "hf_anothertokenofthem2"
 POSTGRES, API = 5432, 8000
 _OURS = ("KINITRO_", "BT_", "HF_", "BASILICA_", "XDG_", "PG", "NO_COLOR", "FORCE_COLOR")
-_POLICY = "/tmp/kinitro-test-policy"  # where the guide has it
+POLICY = "/tmp/kinitro-test-policy"  # where the guide has it
 _MAKE_WALLET = """
 import bittensor
 wallet = bittensor.Wallet("bob", "hotkey0")
@@ -124,7 +124,7 @@ def new_machine() -> Iterator[Machine]:
             [sys.executable, "-c", _MAKE_WALLET], env=environment, capture_output=True, text=True, check=True
         ).stdout.split()[-1]
         uid = portal.call(node.dev, "register", 2, hotkey)
-        stack.callback(shutil.rmtree, _POLICY, ignore_errors=True)
+        stack.callback(shutil.rmtree, POLICY, ignore_errors=True)
         yield Machine(environment, hub, node, portal, hotkey, uid)
 
 

@@ -1,29 +1,19 @@
 """Step 1 to Step 6, "Expected Results" and "Log Messages to Watch For"."""
 
-import json
 import re
 from datetime import datetime
 
 import pytest
 
 from . import guide
+from .guide import ENVIRONMENTS, EPISODES, documents
 from .machine import READER, TOKEN, USER
 
 pytestmark = pytest.mark.timeout(900)
-ENVIRONMENTS, EPISODES = 8, 2
 
 
 def times(shown: str, event: str) -> list[datetime]:
     return [datetime.fromisoformat(stamp) for stamp in re.findall(rf"(\S+Z) \[.*\] {event} ", shown)]
-
-
-def documents(shown: str) -> list[dict]:
-    """The JSON documents that Step 6 shows: statistics, health and scores, one after another."""
-    decoder, found, at = json.JSONDecoder(), [], 0
-    while (start := shown.find("{", at)) >= 0:
-        document, at = decoder.raw_decode(shown, start)
-        found.append(document)
-    return found
 
 
 def test_the_images_are_built_under_the_names_that_the_guide_gives(walk) -> None:
@@ -109,6 +99,4 @@ def test_no_secret_is_shown(walk, machine) -> None:
 
 @pytest.mark.parametrize("line", guide.command_lines(guide.code("Log Messages to Watch For")))
 def test_a_log_line_to_watch_for_reads_as_the_guide_shows_it(walk, line) -> None:
-    event, *pairs = line.split()
-    keys = " ".join(rf"{pair.partition('=')[0]}=\S+" for pair in pairs)
-    assert re.search(rf"{event} +{keys}", f"{walk.scheduler.shown}{walk.executor.shown}")
+    assert guide.shows(f"{walk.scheduler.shown}{walk.executor.shown}", line)

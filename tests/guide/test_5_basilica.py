@@ -1,5 +1,6 @@
-"""Step 5 in Basilica mode, at a local stand-in for the service, and what the guide says of that mode elsewhere."""
+"""The guide in Basilica mode, at a local stand-in for the service: once through it, and what it says of that mode."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,8 +12,9 @@ from kinitro.backends.process import ProcessBackend
 from kinitro.testing.basilica import ENVIRONMENT_SERVER, LocalBasilica, LocalPod, serving
 
 from . import guide
-from .conftest import Bench
-from .machine import READER
+from .conftest import Bench, Walk
+from .guide import ENVIRONMENTS, EPISODES, documents
+from .machine import POLICY, READER, Machine
 from .terminal import Terminal
 
 pytestmark = pytest.mark.timeout(600)
@@ -35,6 +37,45 @@ def basilica(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def variables(basilica: LocalBasilica, token: str = SERVICE_TOKEN) -> dict[str, str]:
     return {"BASILICA_API_URL": basilica.url, "BASILICA_API_TOKEN": token, "HF_TOKEN": READER}
+
+
+@pytest.fixture(scope="module")
+def walked(machine: Machine, walk: Walk, basilica: LocalBasilica) -> Walk:
+    """Step 1 to Step 6 once more, after the images were built, with this mode's commands in Step 5."""
+    shutil.rmtree(POLICY, ignore_errors=True)
+    machine.run(guide.RESET)
+    walked = Walk(deployed=machine.run(guide.DEPLOY), after_commitment=machine.run(guide.SHOW_COMMITMENT))
+    with (
+        machine.terminal(guide.API) as walked.api,
+        machine.terminal(guide.SCHEDULER) as walked.scheduler,
+        machine.terminal(guide.BASILICA, **variables(basilica)) as walked.executor,
+    ):
+        walked.scheduler.until("cycle_completed", 400)
+        walked.monitored["after"] = machine.run(guide.MONITOR)
+        for name in ("executor", "scheduler", "api"):
+            walked.ended[name] = getattr(walked, name).stop()
+    return walked
+
+
+def test_the_same_steps_bring_a_cycle_to_its_end_in_this_mode(walked: Walk, machine: Machine) -> None:
+    assert f"uid {machine.uid}  {machine.hotkey}" in walked.after_commitment
+    statistics, _, scores = documents(walked.monitored["after"])
+    assert statistics["failed_tasks"] == 0
+    assert (scores["cycle"]["id"], scores["cycle"]["status"]) == (1, "completed")
+    assert sum(one["episodes_completed"] for one in scores["scores"]) == ENVIRONMENTS * EPISODES
+    assert scores["pareto_frontier"] == [machine.uid]
+    assert scores["miner_summary"][str(machine.uid)]["metaworld/drawer-close-v3"] == 1.0
+
+
+def test_ctrl_c_ends_each_service_and_leaves_no_deployment(walked: Walk, basilica: LocalBasilica) -> None:
+    assert walked.ended == {"executor": 0, "scheduler": 0, "api": 0}
+    assert basilica.every
+    assert basilica.alive == {}
+
+
+@pytest.mark.parametrize("line", guide.command_lines(guide.code("Log Messages to Watch For")))
+def test_a_log_line_to_watch_for_reads_as_the_guide_shows_it_in_this_mode_too(walked: Walk, line: str) -> None:
+    assert guide.shows(f"{walked.scheduler.shown}{walked.executor.shown}", line)
 
 
 @dataclass
