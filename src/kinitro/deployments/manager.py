@@ -1,74 +1,28 @@
-"""Running policy servers, cached by `(repo, revision)`: when one is started, shared, replaced and stopped.
-
-A start that fails by the policy's fault is remembered for a while and told to everyone who asks: the same files on
-the same machine give the same verdict, and a broken policy must not cost a warm-up for each of its episodes.
-A failure of ours is remembered only as long as it took, at most a minute: one that came late must not be paid for by
-every task, and one that came at once costs nothing to try again.
-"""
+"""Running policy servers, cached by `(repo, revision)`: when one is started, shared, replaced and stopped."""
 
 import asyncio
 import contextlib
-import math
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from kinitro.backends.base import Backend, LaunchSpec, Limits, Role, Running, Source
-from kinitro.deployments.cache import Hold, Snapshot
+from kinitro.backends.base import Backend
 from kinitro.deployments.memory import HostMemory
-from kinitro.deployments.readiness import told_as_not_ready, until_ready
-from kinitro.deployments.requirements import Requirement, read_requirements, requirements_digest
-from kinitro.deployments.snapshots import Borrowed, SnapshotStore
+from kinitro.deployments.snapshots import SnapshotStore
+from kinitro.deployments.starts import Deployment, DeploymentSettings, Key, Starter, key_of
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.logs import get_logger
 from kinitro.policy.client import PolicyClient
-from kinitro.policy.messages import PolicyHealth
 from kinitro.types import ErrorKind, PolicyRef
 
 _log = get_logger("deployments")
 _LOG_LINES = 15
 _PROBE_TIMEOUT_S = 2.0
 _EXIT_LOOKS = 20
-_LONGEST_BACK_OFF_S = 60.0
 _LINGER_S = 0.5
 _MEMORY_WAIT_S = 60.0
-Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class DeploymentSettings:
-    """How policy servers are started and kept. `capacity` bounds those that exist at once, in use or not.
-
-    One older than `max_age_s` is given to nobody any more, where servers have a set time to live.
-    """
-
-    ttl_s: float = 600.0
-    max_age_s: float = math.inf
-    warmup_timeout_s: float = 300.0
-    failure_memory_s: float = 600.0
-    capacity: int = 4
-    limits: Limits = field(default_factory=Limits)
-    python: str = sys.executable
-    image: str | None = None
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """A policy server that was healthy when it was handed out."""
-
-    ref: PolicyRef
-    url: str
-    identity: str
-    tree_digest: str
-    health: PolicyHealth
-    running: Running
-    files: Hold
-    """Keeps its files in the cache while it runs."""
-    requirements_digest: str | None = None
-    """Of the packages that it asks for; None when it asks for none."""
 
 
 @dataclass(eq=False)
@@ -113,13 +67,10 @@ class DeploymentManager:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._backend = backend
-        self._store = store
         self._settings = settings
         self._clock = clock
         self._entries: dict[Key, _Entry] = {}
-        self._failures: dict[Key, tuple[float, PolicyError | InfrastructureError]] = {}
-        self._starts: dict[Key, float] = {}
-        self._restarts: set[Key] = set()
+        self._starter = Starter(backend, store, settings, clock)
         self._room = asyncio.Semaphore(settings.capacity)
         self._memory = HostMemory(backend, settings.limits.memory_bytes)
         self._changed = asyncio.Condition()
@@ -135,25 +86,22 @@ class DeploymentManager:
 
     def slots(self, ref: PolicyRef) -> int:
         """How many episodes of this policy may run at once; one until its server is ready."""
-        entry = self._entries.get(_key(ref))
+        entry = self._entries.get(key_of(ref))
         return 1 if entry is None else entry.slots
 
     def is_ready(self, ref: PolicyRef) -> bool:
         """Whether its server is up, so that an episode needs no start."""
-        entry = self._entries.get(_key(ref))
+        entry = self._entries.get(key_of(ref))
         return entry is not None and entry.deployment is not None
 
     def host(self, ref: PolicyRef) -> str | None:
         """The host of this policy's server; None until it is ready."""
-        entry = self._entries.get(_key(ref))
+        entry = self._entries.get(key_of(ref))
         return entry.deployment.running.host if entry is not None and entry.deployment is not None else None
 
     def bill_starts(self, ref: PolicyRef) -> float:
-        """Seconds of starts that were of the policy's own making, since this was asked last (docs/decisions/0020).
-
-        Those that failed, and those after a server that had ended or no longer answered.
-        """
-        return self._starts.pop(_key(ref), 0.0)
+        """Seconds of starts that were of the policy's own making, since this was asked last (docs/decisions/0020)."""
+        return self._starter.bill(ref)
 
     @asynccontextmanager
     async def lease(self, ref: PolicyRef, miner_uid: int) -> AsyncIterator[Deployment]:
@@ -187,7 +135,7 @@ class DeploymentManager:
                 await client.health(_PROBE_TIMEOUT_S)
         except PolicyError:
             if blamed is ErrorKind.POLICY:
-                self._restarts.add(_key(deployment.ref))
+                self._starter.blame(deployment.ref)
             self.retire(deployment)
             await self._until_exit_is_seen(deployment)
 
@@ -203,14 +151,14 @@ class DeploymentManager:
         code = await deployment.running.exit_code()
         if code is None and deployment.running.identity == deployment.identity:
             return
-        self._restarts.add(_key(deployment.ref))
+        self._starter.blame(deployment.ref)
         self.retire(deployment)
         logs = await deployment.running.logs(_LOG_LINES)
         raise PolicyError(f"The policy's server ended with exit code {code}. Its last output:\n{logs}", code="died")
 
     def retire(self, deployment: Deployment) -> None:
         """Gives no further lease on this server; it ends when its present leases do."""
-        entry = self._entries.get(_key(deployment.ref))
+        entry = self._entries.get(key_of(deployment.ref))
         if entry is not None and entry.deployment is deployment:
             self._forget(entry)
 
@@ -228,7 +176,7 @@ class DeploymentManager:
 
     async def _acquire(self, ref: PolicyRef, miner_uid: int) -> tuple[_Entry, Deployment]:
         while True:
-            self._raise_remembered(ref)
+            self._starter.raise_remembered(ref)
             entry = await self._living_entry(ref)
             if entry is None:
                 return await self._take(self._new_entry(ref, miner_uid))
@@ -269,31 +217,25 @@ class DeploymentManager:
                 _log.warning("deployment_not_paused", repo=entry.ref.repo, error=str(error))
 
     async def _living_entry(self, ref: PolicyRef) -> _Entry | None:
-        entry = self._entries.get(_key(ref))
+        entry = self._entries.get(key_of(ref))
         if entry is None or entry.deployment is None:
             return entry
         if self._clock() - entry.ready < self._settings.max_age_s:
             blamed = await _whose_end(entry.deployment)
             if blamed is None:
                 # It may have been retired during the await.
-                return self._entries.get(_key(ref))
+                return self._entries.get(key_of(ref))
             if blamed is ErrorKind.POLICY:
-                self._restarts.add(_key(ref))
+                self._starter.blame(ref)
         self._forget(entry)
         self._end_if_unused(entry)
-        return self._entries.get(_key(ref))
-
-    def _raise_remembered(self, ref: PolicyRef) -> None:
-        until, error = self._failures.get(_key(ref), (0.0, None))
-        if error is not None and self._clock() < until:
-            family = PolicyError if isinstance(error, PolicyError) else InfrastructureError
-            raise family(error.message, code=error.code, advice=error.advice) from error
+        return self._entries.get(key_of(ref))
 
     def _new_entry(self, ref: PolicyRef, miner_uid: int) -> _Entry:
         now = self._clock()
         entry = _Entry(ref, asyncio.create_task(self._start(ref, miner_uid)), began=now, last_used=now)
         entry.start.add_done_callback(lambda _: self._on_started(entry))
-        self._entries[_key(ref)] = entry
+        self._entries[key_of(ref)] = entry
         return entry
 
     def _on_started(self, entry: _Entry) -> None:
@@ -306,75 +248,19 @@ class DeploymentManager:
         self._forget(entry)
         if entry.start.cancelled():
             return
-        error, now = entry.start.exception(), self._clock()
-        if isinstance(error, PolicyError):
-            self._failures[_key(entry.ref)] = (now + self._settings.failure_memory_s, error)
-        elif isinstance(error, InfrastructureError):
-            self._failures[_key(entry.ref)] = (now + min(now - entry.began, _LONGEST_BACK_OFF_S), error)
+        self._starter.remember(entry.ref, entry.start.exception(), self._clock() - entry.began)
 
     async def _start(self, ref: PolicyRef, miner_uid: int) -> Deployment:
         await self._make_room()
-        running: Running | None = None
-        borrowed: Borrowed | None = None
         try:
-            with told_as_not_ready():
-                borrowed = await self._store.borrow(ref)
-                snapshot = borrowed.snapshot
-                requirements = read_requirements(snapshot.path)  # refused where they are not installed too: one verdict
-            with self._billed(ref):
-                running = await self._backend.launch(self._spec(ref, snapshot, requirements))
-                health = await until_ready(running, self._settings.warmup_timeout_s)
+            deployment = await self._starter.start(ref)
         except BaseException:
-            if running is not None:
-                await asyncio.shield(running.stop(0.0))
-            if borrowed is not None:
-                borrowed.hold.release()
             self._room.release()
             await self._notify()
             raise
-        _log.info("miner_deployment_created", miner_uid=miner_uid, repo=ref.repo, url=running.url)
+        _log.info("miner_deployment_created", miner_uid=miner_uid, repo=ref.repo, url=deployment.url)
         await self._notify()
-        return Deployment(
-            ref,
-            running.url,
-            running.identity,
-            snapshot.tree_digest,
-            health,
-            running,
-            borrowed.hold,
-            requirements_digest(requirements),
-        )
-
-    @contextmanager
-    def _billed(self, ref: PolicyRef) -> Iterator[None]:
-        """Bills the block to the policy when that made it necessary, or makes it fail; never what we fail in."""
-        key, began = _key(ref), self._clock()
-        is_policys = key in self._restarts
-        try:
-            yield
-        except PolicyError:
-            is_policys = True
-            raise
-        except BaseException:
-            is_policys = False
-            raise
-        finally:
-            if is_policys:
-                self._restarts.discard(key)
-                self._starts[key] = self._starts.get(key, 0.0) + self._clock() - began
-
-    def _spec(self, ref: PolicyRef, snapshot: Snapshot, requirements: Sequence[Requirement]) -> LaunchSpec:
-        return LaunchSpec(
-            name=f"The policy {ref.repo}",
-            role=Role.POLICY,
-            command=(self._settings.python, "server.py", "--host", "{host}", "--port", "{port}"),
-            directory=snapshot.path,
-            limits=self._settings.limits,
-            labels={"repo": ref.repo, "revision": ref.revision},
-            requirements=tuple(one.line for one in requirements),
-            source=Source(ref.repo, ref.revision, snapshot.full_digest),
-            image=self._settings.image,
-        )
+        return deployment
 
     async def _make_room(self) -> None:
         """Waits until one more server may exist; those unused for longest make way, for their memory too.
@@ -413,11 +299,11 @@ class DeploymentManager:
         return True
 
     def _forget(self, entry: _Entry) -> None:
-        if self._entries.get(_key(entry.ref)) is entry:
-            del self._entries[_key(entry.ref)]
+        if self._entries.get(key_of(entry.ref)) is entry:
+            del self._entries[key_of(entry.ref)]
 
     def _end_if_unused(self, entry: _Entry) -> None:
-        if entry.users == 0 and self._entries.get(_key(entry.ref)) is not entry and entry.deployment is not None:
+        if entry.users == 0 and self._entries.get(key_of(entry.ref)) is not entry and entry.deployment is not None:
             self._begin_end(entry)
 
     def _begin_end(self, entry: _Entry) -> "asyncio.Task[None]":
@@ -454,7 +340,7 @@ class DeploymentManager:
                     self._begin_end(entry)
             for host in await self._memory.short():
                 await self._evict(host)
-            self._failures = {key: value for key, value in self._failures.items() if now < value[0]}
+            self._starter.forget_old()
 
     async def _wait_for_change(self) -> None:
         async with self._changed:
@@ -475,7 +361,3 @@ async def _whose_end(deployment: Deployment) -> ErrorKind | None:
         return None if await deployment.running.exit_code() is None else ErrorKind.POLICY
     except InfrastructureError:  # it was ended from outside
         return ErrorKind.INFRASTRUCTURE
-
-
-def _key(ref: PolicyRef) -> Key:
-    return ref.repo.lower(), ref.revision
