@@ -51,7 +51,8 @@ ensure_uv() {
 
 # Camera images on a machine without a GPU are drawn by OSMesa.
 ensure_gl() {
-    if ldconfig -p 2>/dev/null | grep -qE 'libOSMesa\.so|libEGL\.so'; then
+    # Where Debian has it is not on an ordinary user's PATH.
+    if PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null | grep -qE 'libOSMesa\.so|libEGL\.so'; then
         return
     fi
     if as_root; then

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from kinitro.backends import Backend, LaunchSpec, NetworkAccess, ProcessBackend, Role, Running
 from kinitro.chain import DEV_LEDGER_FILE, DevLedger, dev_signer, format_commitment
 from kinitro.client import KinitroClient
 from kinitro.demo.leaderboard import Outcome, show
 from kinitro.demo.miners import MINERS, DemoMiner, write_folder
+from kinitro.demo.progress import watch_cycle
 from kinitro.deployments import SnapshotStore
 from kinitro.environments.gl import FORCED, working_library
 from kinitro.errors import (
@@ -26,10 +26,8 @@ from kinitro.errors import (
     ConfigurationError,
     EnvironmentFault,
     InfrastructureError,
-    KinitroError,
 )
-from kinitro.schemas import TaskStats, WeightsOut
-from kinitro.types import CycleStatus
+from kinitro.schemas import WeightsOut
 
 NETUID = 1
 ENVIRONMENTS = (
@@ -43,7 +41,6 @@ MAX_TIMESTEPS = 250
 NEXT_CYCLE_S = "120"
 """When `--keep` leaves the services up."""
 API_READY_S = 60.0
-POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ async def run_demo(options: DemoOptions, console: Console) -> None:
         async with ProcessBackend() as backend:
             await _initialise(backend, home)
             async with _services(backend, home, key, options, images=images) as services:
-                await _evaluate(services, options, console)
+                await _evaluate(services, home, options, console)
 
 
 @contextmanager
@@ -201,10 +198,10 @@ async def _start(
     )
 
 
-async def _evaluate(services: Services, options: DemoOptions, console: Console) -> None:
+async def _evaluate(services: Services, home: Path, options: DemoOptions, console: Console) -> None:
     async with KinitroClient(services.api.url) as client:
         await _ready(client, services)
-        cycle_id = await _watch_cycle(client, services, console)
+        cycle_id = await watch_cycle(client, services.check, home, console)
         outcome = Outcome(await client.scores(cycle_id), await _weights(client), await client.miners())
         show(console, outcome)
         if options.home is not None:
@@ -224,33 +221,6 @@ async def _ready(client: KinitroClient, services: Services) -> None:
                 return
             except (ApiError, ApiUnreachable):
                 await asyncio.sleep(0.1)
-
-
-async def _watch_cycle(client: KinitroClient, services: Services, console: Console) -> int:
-    """Shows progress until the first cycle is completed, and returns its id."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        shown = bar.add_task("planning", total=None)
-        while True:
-            await services.check()
-            closed = [cycle for cycle in await client.cycles() if cycle.completed_at is not None]
-            if closed and closed[-1].status is CycleStatus.FAILED:
-                raise KinitroError(f"Cycle {closed[-1].id} failed: {closed[-1].failure_reason}.")
-            if closed:
-                return closed[-1].id
-            stats = await client.stats()
-            bar.update(shown, description=_phase(stats), total=stats.total_tasks or None, completed=_closed(stats))
-            await asyncio.sleep(POLL_S)
-
-
-def _closed(stats: TaskStats) -> int:
-    return stats.completed_tasks + stats.failed_tasks
-
-
-def _phase(stats: TaskStats) -> str:
-    if not stats.total_tasks:
-        return "waiting for the block that decides the seeds"
-    return "episodes" if _closed(stats) < stats.total_tasks else "scoring"
 
 
 async def _weights(client: KinitroClient) -> WeightsOut | None:

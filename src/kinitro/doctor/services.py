@@ -46,7 +46,7 @@ async def _ownership(opened: "Database", look: ChainLook) -> Finding:
     if genesis is None:
         return skipped("Subnet", "the chain could not be read")
     if (status.netuid, status.genesis) != (look.netuid, genesis):
-        text = f"This database holds cycles of netuid {status.netuid} on the chain with genesis {status.genesis}."
+        text = f"This database is of netuid {status.netuid} on the chain with genesis {status.genesis}."
         advice = "Use another database (--database-url), or correct --netuid and --network."
         return failed("Subnet", text, advice)
     return ok("Subnet", f"the database is of netuid {status.netuid} on this chain")

@@ -25,6 +25,7 @@ from kinitro.storage import (
     OpenCycle,
     Sighting,
     add_active_time,
+    check_ledger,
     claim_ledger,
     close_over_budget,
     complete_cycle,
@@ -128,6 +129,12 @@ class Lifecycle:
         self._rejections = rejections or RejectionLog()
         self._clock = clock
         self._auditor = Auditor(connection)
+
+    async def check(self) -> None:
+        """Raises `ConfigurationError` when the database is another subnet's."""
+        genesis = await self._chain.genesis()
+        async with self._connection.begin():
+            await check_ledger(self._connection, genesis, self._settings.netuid)
 
     async def run(self) -> None:
         """Runs cycle after cycle."""

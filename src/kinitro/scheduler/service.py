@@ -89,6 +89,8 @@ async def _lead(database: Database, lifecycle: Callable[[AsyncConnection], Lifec
                 await lifecycle(connection).run()
                 return
         if not standing_by:
+            async with database.connect() as connection:
+                await lifecycle(connection).check()
             log.info("scheduler_standing_by", reason="another scheduler holds this database's lock")
         standing_by = True
         await asyncio.sleep(STANDBY_POLL_S)

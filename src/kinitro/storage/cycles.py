@@ -140,13 +140,21 @@ async def presence(database: Database) -> AsyncIterator[None]:
 
 
 async def claim_ledger(connection: AsyncConnection, genesis: str, netuid: int) -> None:
-    """Ties the database to one subnet of one chain; refuses another's."""
-    await connection.execute(insert(t.ledgers).values(genesis=genesis, netuid=netuid).on_conflict_do_nothing())
-    row = (await connection.execute(sa.select(t.ledgers.c.genesis, t.ledgers.c.netuid))).one()
-    if (row.genesis, row.netuid) != (genesis, netuid):
+    """Ties the database to one subnet of one chain; refuses another's, unless nothing of it was stored yet."""
+    mine = {"genesis": genesis, "netuid": netuid}
+    is_empty = sa.not_(sa.or_(sa.exists(sa.select(t.submissions.c.id)), sa.exists(sa.select(t.cycles.c.id))))
+    claim = insert(t.ledgers).values(mine)
+    await connection.execute(claim.on_conflict_do_update(index_elements=["singleton"], set_=mine, where=is_empty))
+    await check_ledger(connection, genesis, netuid)
+
+
+async def check_ledger(connection: AsyncConnection, genesis: str, netuid: int) -> None:
+    """Refuses a database that is tied to another subnet."""
+    row = (await connection.execute(sa.select(t.ledgers.c.genesis, t.ledgers.c.netuid))).one_or_none()
+    if row is not None and (row.genesis, row.netuid) != (genesis, netuid):
         raise ConfigurationError(
-            f"This database holds cycles of netuid {row.netuid} on the chain with genesis {row.genesis}, not of netuid "
-            f"{netuid} on {genesis}.",
+            f"This database is of netuid {row.netuid} on the chain with genesis {row.genesis}, not of netuid {netuid} "
+            f"on {genesis}.",
             advice="Use another database (--database-url), or wipe this one with `kinitro db reset --force`.",
         )
 

@@ -116,7 +116,7 @@ async def _running_waits(connection: AsyncConnection, queue: _Queue) -> list[str
         rest = f"{queue.others} episodes of other miners are left" if queue.others else "every episode is done"
         return [f"The end of cycle {now.cycle_id}: {rest}. Outcomes are published then."]
     if queue.unserved:
-        found.append(f"An executor that serves {', '.join(queue.unserved)}: none has asked for work lately.")
+        found.append(reads.nobody_serves(queue.unserved))
         notices = await reads.load_notices(connection)
         found += [text for topic, text in notices.items() if topic.startswith("executor ")]
     if queue.retried:

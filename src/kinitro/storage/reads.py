@@ -1,5 +1,6 @@
 """What the public may read. No query here shows the seeds, salt or outcomes of a cycle that is still open."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from kinitro.schemas import (
 from kinitro.storage import tables as t
 from kinitro.storage.cycles import LEADER_LOCK, PRESENCE_LOCK
 from kinitro.storage.quarantine import quarantines
-from kinitro.types import AuditState, CycleStatus, MinerState
+from kinitro.types import AuditState, CycleStatus, MinerState, TaskStatus
 
 _OPEN = (CycleStatus.PENDING, CycleStatus.RUNNING)
 
@@ -63,6 +64,7 @@ async def load_status(connection: AsyncConnection) -> SystemStatus:
     current = await _newest_cycle(connection, _OPEN)
     last_completed = await _newest_cycle(connection, (CycleStatus.COMPLETED,))
     ledger = (await connection.execute(sa.select(t.ledgers.c.genesis, t.ledgers.c.netuid))).one_or_none()
+    unserved = await unserved_environments(connection)
     return SystemStatus(
         current_cycle=current,
         last_completed_cycle=last_completed,
@@ -70,8 +72,8 @@ async def load_status(connection: AsyncConnection) -> SystemStatus:
         total_miners_evaluated=await _count_evaluated_hotkeys(connection),
         environments=await _latest_environments(connection),
         is_evaluating=current is not None and current.status is CycleStatus.RUNNING,
-        reasons=list((await load_notices(connection)).values()),
-        unserved_environments=await unserved_environments(connection),
+        reasons=[*(await load_notices(connection)).values(), *await _waits_for_executors(connection, unserved)],
+        unserved_environments=unserved,
         quarantined=await quarantines(connection),
         audits=await audit_counts(connection),
         scheduler_running=await scheduler_runs(connection),
@@ -85,6 +87,24 @@ async def load_notices(connection: AsyncConnection) -> dict[str, str]:
     live = sa.exists().where(t.notices.c.topic == sa.literal("executor ") + t.present_executors.c.executor_id)
     query = sa.select(t.notices).where(sa.or_(t.notices.c.topic.not_like("executor %"), live))
     return {row.topic: row.text for row in await connection.execute(query.order_by(t.notices.c.topic))}
+
+
+async def _waits_for_executors(connection: AsyncConnection, unserved: Sequence[str]) -> list[str]:
+    """A sentence for those of these environments that have episodes to run."""
+    if not unserved:
+        return []
+    open_tasks = sa.select(t.tasks.c.env_id).join(t.cycles, t.cycles.c.id == t.tasks.c.cycle_id).distinct()
+    pending = open_tasks.where(
+        t.cycles.c.status == CycleStatus.RUNNING, t.tasks.c.status == TaskStatus.PENDING, t.tasks.c.audit_id.is_(None)
+    )
+    waiting = set(await connection.scalars(pending))
+    named = [env_id for env_id in unserved if env_id in waiting]
+    return [nobody_serves(named)] if named else []
+
+
+def nobody_serves(env_ids: Iterable[str]) -> str:
+    """What is said of environments that no executor serves."""
+    return f"An executor that serves {', '.join(env_ids)}: none has asked for work lately."
 
 
 async def scheduler_runs(connection: AsyncConnection) -> bool:

@@ -191,7 +191,7 @@ async def test_an_executor_that_paused_itself_is_named_with_its_reason_until_it_
     said = "Executor host-1 has paused itself: its self-test fails: no space left on device"
     assert (await status())["waiting_for"][1] == said
     system = (await http.get("/v1/status")).json()
-    assert system["reasons"] == [said]
+    assert system["reasons"] == [said, f"An executor that serves {REACH}, {PUSH}: none has asked for work lately."]
     assert system["unserved_environments"] == [REACH, PUSH]
     await http.post("/v1/tasks/fetch", json={"executor_id": "host-1", "batch_size": 1})
     assert (await http.get("/v1/status")).json()["reasons"] == []

@@ -124,7 +124,7 @@ async def test_a_database_of_another_subnet_is_no_use_to_this_scheduler(run, doc
     visit = await doctor("--role", "scheduler", "--database-url", database_url, "--network", "dev", "--netuid", "1")
     assert visit.verdict("scheduler", "Database") == "ok"
     assert visit.verdict("scheduler", "Subnet") == "failed"
-    assert "holds cycles of netuid 7" in visit.said("scheduler", "Subnet")
+    assert "is of netuid 7" in visit.said("scheduler", "Subnet")
 
 
 # Chain and wallet

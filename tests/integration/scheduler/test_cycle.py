@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from kinitro.chain import Chain, DevLedger, dev_signer
 from kinitro.environments import select
-from kinitro.errors import ChainUnreachable, ConfigurationError, InfrastructureError, PolicyError
+from kinitro.errors import ChainError, ChainUnreachable, ConfigurationError, InfrastructureError, PolicyError
 from kinitro.scheduler import RebuildReport, rebuild_evidence
 from kinitro.scheduler.lifecycle import STALLED_AFTER_S, Lifecycle, RejectionLog
 from kinitro.scheduler.service import _keep_leading
@@ -278,6 +278,23 @@ async def test_a_second_scheduler_does_not_get_to_lead_until_the_first_is_gone(d
             assert second is None
     async with try_leadership(database) as third:
         assert third is not None
+
+
+async def test_a_mistyped_netuid_binds_nothing_that_was_never_used(database, ledger):
+    await commit(ledger, "good", "a/good")
+    async with leading(database, ledger, settings(netuid=NETUID + 1)) as lifecycle:
+        with pytest.raises(ChainError, match=f"no subnet {NETUID + 1}"):
+            await lifecycle.run()
+    assert await run_one_cycle(database, ledger, lambda task: result(task, success=True)) == 1
+
+
+async def test_a_scheduler_of_another_netuid_does_not_stand_by(database, database_url, ledger):
+    await commit(ledger, "good", "a/good")
+    await run_one_cycle(database, ledger, lambda task: result(task, success=True))
+    async with leading(database, ledger):
+        other = settings(netuid=NETUID + 1, database_url=database_url)
+        with pytest.raises(ConfigurationError, match=f"This database is of netuid {NETUID} "):
+            await asyncio.wait_for(_keep_leading(database, ledger, other, (), None), 20)
 
 
 async def test_a_database_of_another_netuid_is_refused(database, ledger):
