@@ -81,6 +81,10 @@ class Chain(Protocol):
         """
         ...
 
+    async def has_permit(self, netuid: int, hotkey: str) -> bool:
+        """Whether this hotkey may set weights for others, as of the latest finalized block; false when unknown."""
+        ...
+
     async def close(self) -> None:
         """Closes connections. Safe to call twice."""
         ...

@@ -83,6 +83,10 @@ class BittensorChain:
         """See `Chain`."""
         return await self._read(lambda client: self._last_update(client, netuid, hotkey))
 
+    async def has_permit(self, netuid: int, hotkey: str) -> bool:
+        """See `Chain`."""
+        return await self._read(lambda client: self._has_permit(client, netuid, hotkey))
+
     async def commit(self, netuid: int, text: str, signer: Signer) -> int:
         """See `Chain`. Returns the block it got into, which may not be final yet.
 
@@ -222,10 +226,25 @@ class BittensorChain:
     async def _last_update(self, client: "bt.Client", netuid: int, hotkey: str) -> int | None:
         import bittensor as bt  # noqa: PLC0415 - optional and slow
 
+        found = await self._of_neuron(client, netuid, hotkey, bt.storage.SubtensorModule.LastUpdate)
+        return None if found is None else int(found)
+
+    async def _has_permit(self, client: "bt.Client", netuid: int, hotkey: str) -> bool:
+        import bittensor as bt  # noqa: PLC0415 - optional and slow
+
+        return bool(await self._of_neuron(client, netuid, hotkey, bt.storage.SubtensorModule.ValidatorPermit))
+
+    async def _of_neuron(self, client: "bt.Client", netuid: int, hotkey: str, column: Any) -> Any:
+        """A neuron's entry in one of the subnet's columns; None when the hotkey is not registered.
+
+        Any: the SDK names storage items by attributes that it makes, and values have the item's type.
+        """
+        import bittensor as bt  # noqa: PLC0415 - optional and slow
+
         view = await client.at(await self._finalized(client))
         uid = await view.query(bt.storage.SubtensorModule.Uids, [netuid, hotkey])
-        blocks = await view.query(bt.storage.SubtensorModule.LastUpdate, [netuid])
-        return int(blocks[uid]) if uid is not None and blocks and uid < len(blocks) else None
+        values = await view.query(column, [netuid])
+        return values[uid] if uid is not None and values and uid < len(values) else None
 
     def _unreadable(self, error: Exception) -> ChainError:
         import bittensor as bt  # noqa: PLC0415 - optional and slow

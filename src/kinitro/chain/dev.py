@@ -118,6 +118,10 @@ class DevLedger:
         """See `Chain`. Registration does not count."""
         return await self._run(lambda connection: _last_update(connection, netuid, hotkey))
 
+    async def has_permit(self, netuid: int, hotkey: str) -> bool:
+        """See `Chain`. Whoever is registered may."""
+        return hotkey in {neuron.hotkey for neuron in (await self.subnet(netuid)).neurons}
+
     async def weights(self, netuid: int) -> tuple[DevWeights, ...]:
         """What each validator of the subnet set last, by hotkey."""
         return await self._run(lambda connection: _read_weights(connection, netuid))

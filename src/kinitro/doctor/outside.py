@@ -11,7 +11,7 @@ import httpx
 from pydantic import SecretStr
 
 import kinitro
-from kinitro.chain import DEV_LEDGER_FILE, HotkeyName, Subnet, open_chain
+from kinitro.chain import DEV_LEDGER_FILE, HotkeyName, Subnet, open_chain, shown_network
 from kinitro.client import KinitroClient
 from kinitro.doctor.findings import Finding, failed, ok, skipped, warning
 from kinitro.doctor.machine import has_extra, wallet
@@ -96,12 +96,18 @@ _LEDGER_ADVICE = "Make one with `kinitro demo --setup-only`, or by the first `ki
 
 
 class ChainLook:
-    """One look at a chain, a subnet, and whether a hotkey is registered there. Others may wait for its genesis."""
+    """One look at a chain, a subnet, and whether a hotkey is registered there. Others may wait for its genesis.
 
-    def __init__(self, network: str, netuid: int | None, hotkey: HotkeyName | None = None) -> None:
+    With `validates` the hotkey must be one that may set weights.
+    """
+
+    def __init__(
+        self, network: str, netuid: int | None, hotkey: HotkeyName | None = None, *, validates: bool = False
+    ) -> None:
         self.netuid = netuid
         self._network = network
         self._hotkey = hotkey
+        self._validates = validates
         self._genesis: str | None = None
         self._done = asyncio.Event()
 
@@ -131,17 +137,24 @@ class ChainLook:
             try:
                 self._genesis = await chain.genesis()
                 if self.netuid is None:
-                    found.append(ok("Chain", f"{self._network} answers, at block {await chain.finalized_block()}"))
+                    block = await chain.finalized_block()
+                    found.append(ok("Chain", f"{shown_network(self._network)} answers, at block {block}"))
                     return [*found, skipped("Registration", "give --netuid to have the hotkey looked up")]
                 subnet = await chain.subnet(self.netuid)
+                permitted = not self._validates or address is None or await chain.has_permit(self.netuid, address)
             except ChainError as error:
                 return [*found, failed("Chain", error.message, error.advice)]
         size = f"netuid {self.netuid} has {len(subnet.neurons)} neurons at block {subnet.block}"
-        found.append(ok("Chain", f"{self._network} answers: {size}"))
-        return found if address is None else [*found, self._registration(subnet, address)]
+        found.append(ok("Chain", f"{shown_network(self._network)} answers: {size}"))
+        return found if address is None else [*found, self._registration(subnet, address, permitted=permitted)]
 
-    def _registration(self, subnet: Subnet, address: str) -> Finding:
+    def _registration(self, subnet: Subnet, address: str, *, permitted: bool) -> Finding:
         uid = next((neuron.uid for neuron in subnet.neurons if neuron.hotkey == address), None)
+        if uid is not None and not permitted:
+            text = f"Hotkey {address} is uid {uid} on netuid {self.netuid} and has no validator permit."
+            return failed(
+                "Registration", text, "Permits go to the hotkeys with the most stake: btcli subnets metagraph."
+            )
         if uid is not None:
             return ok("Registration", f"the hotkey is uid {uid} on netuid {self.netuid}")
         if self._network == "dev":

@@ -122,7 +122,7 @@ def _api(subjects: Subjects) -> list[Check]:
 
 def _validator(subjects: Subjects) -> list[Check]:
     settings = subjects.validator
-    look = outside.ChainLook(settings.network, settings.netuid, subjects.validator_hotkey)
+    look = outside.ChainLook(settings.network, settings.netuid, subjects.validator_hotkey, validates=True)
     return [
         _extras(*_chain_extra(settings.network)),
         Check("Chain", look.run, _SLOW_S),

@@ -103,6 +103,9 @@ class ChainSuite:
         with pytest.raises(NotRegistered):
             await stage.chain.set_weights(stage.netuid, {uid: 1.0}, stage.stranger)
 
+    async def test_a_stranger_has_no_permit(self, stage: Stage) -> None:
+        assert not await stage.chain.has_permit(stage.netuid, stage.stranger.ss58_address)
+
     @pytest.mark.parametrize("text", ["", "x" * 129, "é" * 65])
     async def test_a_commitment_takes_1_to_128_bytes(self, stage: Stage, text: str) -> None:
         with pytest.raises(ChainRejected):

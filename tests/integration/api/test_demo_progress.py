@@ -32,9 +32,7 @@ async def watch(client: KinitroClient, home: Path) -> int:
 
 async def test_one_in_which_nothing_moves_is_given_up_with_the_reason(client, world, tmp_path) -> None:
     await world.plan()
-    with pytest.raises(
-        InfrastructureError, match=r"^Nothing has moved for 5 minutes\. .*none has asked for work"
-    ):
+    with pytest.raises(InfrastructureError, match=r"^Nothing has moved for 5 minutes\. .*none has asked for work"):
         await watch(client, tmp_path)
 
 

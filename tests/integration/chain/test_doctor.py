@@ -8,8 +8,10 @@ from kinitro.testing.local_node import LocalNode
 from .test_commit import write_wallets
 
 
-async def look(node: LocalNode, netuid: int | None, name: HotkeyName) -> dict[str, tuple[Verdict, str]]:
-    looking = ChainLook(node.url, netuid, name)
+async def look(
+    node: LocalNode, netuid: int | None, name: HotkeyName, *, validates: bool = False
+) -> dict[str, tuple[Verdict, str]]:
+    looking = ChainLook(node.url, netuid, name, validates=validates)
     found = await looking.run()
     assert await looking.genesis() == node.genesis
     return {one.subject: (one.verdict, f"{one.text} {one.advice or ''}") for one in found}
@@ -36,3 +38,15 @@ async def test_a_subnet_that_does_not_exist_and_one_that_was_not_named(node: Loc
     unnamed = await look(node, None, HotkeyName("charlie", "default", wallets))
     assert unnamed["Chain"][0] is Verdict.OK
     assert "--netuid" in unnamed["Registration"][1]
+
+
+async def test_a_validator_without_a_permit_is_told_so(node: LocalNode, tmp_path) -> None:
+    wallets = tmp_path / "keys"
+    write_wallets(wallets, {"alice": "//Alice", "bob": "//Bob"})
+    assert (await look(node, 2, HotkeyName("alice", "default", wallets), validates=True))["Registration"][
+        0
+    ] is Verdict.OK
+    verdict, said = (await look(node, 2, HotkeyName("bob", "default", wallets), validates=True))["Registration"]
+    assert verdict is Verdict.FAILED
+    assert "no validator permit" in said
+    assert (await look(node, 2, HotkeyName("bob", "default", wallets)))["Registration"][0] is Verdict.OK
