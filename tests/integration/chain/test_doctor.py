@@ -43,10 +43,9 @@ async def test_a_subnet_that_does_not_exist_and_one_that_was_not_named(node: Loc
 async def test_a_validator_without_a_permit_is_told_so(node: LocalNode, tmp_path) -> None:
     wallets = tmp_path / "keys"
     write_wallets(wallets, {"alice": "//Alice", "bob": "//Bob"})
-    assert (await look(node, 2, HotkeyName("alice", "default", wallets), validates=True))["Registration"][
-        0
-    ] is Verdict.OK
-    verdict, said = (await look(node, 2, HotkeyName("bob", "default", wallets), validates=True))["Registration"]
+    alice, bob = (HotkeyName(name, "default", wallets) for name in ("alice", "bob"))
+    assert (await look(node, 2, alice, validates=True))["Registration"][0] is Verdict.OK
+    verdict, said = (await look(node, 2, bob, validates=True))["Registration"]
     assert verdict is Verdict.FAILED
     assert "no validator permit" in said
-    assert (await look(node, 2, HotkeyName("bob", "default", wallets)))["Registration"][0] is Verdict.OK
+    assert (await look(node, 2, bob))["Registration"][0] is Verdict.OK
