@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from kinitro.backends.base import LaunchSpec, Limits, Role, Running, Source
 from kinitro.backends.basilica import BasilicaBackend
 from kinitro.backends.basilica.protocol import CONFIG_VARIABLE, SECRET_VARIABLE, STATE_PATH, TOKEN_VARIABLE, PodConfig
+from kinitro.backends.installing import PROBE
 from kinitro.deployments.hub import HuggingFaceHub
 from kinitro.deployments.manager import until_ready
 from kinitro.deployments.pod import pod_program
@@ -226,41 +227,54 @@ async def test_passing_trouble_of_the_hub_is_waited_out(backend, model_hub, uplo
     await until_ready(await backend.launch(spec), 20)
 
 
-def wheel(folder: Path) -> tuple[Path, str]:
-    """A package `told_you` and its digest."""
-    path = folder / "told_you-1.0-py3-none-any.whl"
-    record = "told_you.py,,\ntold_you-1.0.dist-info/METADATA,,\ntold_you-1.0.dist-info/WHEEL,,\n"
+def wheel(folder: Path, name: str = "told_you") -> str:
+    """Puts a package there and returns its digest."""
+    path, about = folder / f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as packed:
-        packed.writestr("told_you.py", "WORD = 'from a wheel'\n")
-        packed.writestr("told_you-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: told-you\nVersion: 1.0\n")
-        packed.writestr(
-            "told_you-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        packed.writestr("told_you-1.0.dist-info/RECORD", record)
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+        packed.writestr(f"{name}.py", "WORD = 'from a wheel'\n")
+        packed.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        packed.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        packed.writestr(f"{about}/RECORD", f"{name}.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("right", [True, False])
-async def test_a_policys_packages_are_installed_by_their_hashes(
-    right, backend, basilica, upload, tmp_path, tmp_path_factory
-) -> None:
+@pytest.fixture
+def packages(basilica, tmp_path, tmp_path_factory) -> Path:
+    """Where pods find packages; the one is there that every index has."""
     # The environment of these tests has no pip; the runner image has.
     image = tmp_path_factory.mktemp("image")
     venv.create(image, with_pip=True, symlinks=True)
-    _, digest = wheel(tmp_path)
+    wheel(tmp_path, PROBE)
     basilica.environment |= {"PATH": f"{image}/bin:{os.environ['PATH']}"}
     basilica.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
-    line = f"told-you==1.0 --hash=sha256:{digest if right else 'a' * 64}\n"
+    return tmp_path
+
+
+async def test_a_policys_packages_are_installed_by_their_hashes(backend, upload, packages, tmp_path) -> None:
+    line = f"told-you==1.0 --hash=sha256:{wheel(packages)}\n"
     behaviour = "import told_you\nHEALTH['word'] = told_you.WORD\n"
-    spec = await spec_of(upload(behaviour, requirements__txt=line.encode()), tmp_path)
-    if right:
-        running = await backend.launch(spec)
-        await until_ready(running, 20)
-        assert "from a wheel" in text_of(running)
-    else:
-        with pytest.raises(PolicyError, match="pip can't install them") as caught:
-            await backend.launch(spec)
-        assert caught.value.code == "requirements_failed"
+    running = await backend.launch(await spec_of(upload(behaviour, requirements__txt=line.encode()), tmp_path))
+    await until_ready(running, 20)
+    assert "from a wheel" in text_of(running)
+
+
+@pytest.mark.parametrize("name", ["told-you", "SSLError"])
+async def test_packages_that_can_not_be_had_are_the_policys_fault(backend, upload, packages, tmp_path, name) -> None:
+    wheel(packages)
+    line = f"{name}==1.0 --hash=sha256:{'a' * 64}\n"
+    with pytest.raises(PolicyError, match="pip can't install them") as caught:
+        await backend.launch(await spec_of(upload(requirements__txt=line.encode()), tmp_path))
+    assert caught.value.code == "requirements_failed"
+
+
+async def test_packages_are_our_fault_when_none_can_be_had(backend, upload, packages, tmp_path) -> None:
+    line = f"told-you==1.0 --hash=sha256:{wheel(packages)}\n"
+    spec = await spec_of(upload(requirements__txt=line.encode()), tmp_path)
+    for path in packages.glob("*.whl"):
+        path.unlink()
+    with pytest.raises(InfrastructureError, match="package index") as caught:
+        await backend.launch(spec)
+    assert caught.value.code == "requirements_network"
 
 
 async def test_a_request_that_comes_twice_is_done_once(backend, upload, tmp_path) -> None:

@@ -7,22 +7,30 @@ is a volume, kept by the digest of image and requirements, that policies get rea
 import contextlib
 import fcntl
 import hashlib
+import io
+import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kinitro.backends import installing
 from kinitro.backends.base import LaunchSpec, Limits, Role
 from kinitro.backends.docker.container import hardened
 from kinitro.backends.docker.engine import Engine
 from kinitro.backends.docker.settings import HOME_LABEL, DockerSettings
-from kinitro.backends.wheels import MAX_BYTES, PIP_OPTIONS, TIMEOUT_S, failure, too_large, too_slow
+from kinitro.backends.installing import INDEX_TIMEOUT_S, TIMEOUT_S, Ending
+from kinitro.backends.wheels import problem
+from kinitro.errors import InfrastructureError
 
 FOLDER = "/deps"
 _KEPT = 20
+_WANTED = "requirements.txt"
 _LOOK_S = 1.0
-_PIP = f"pip install {' '.join(PIP_OPTIONS)} --target {FOLDER} -r /dev/stdin <<'END'\n"
+_ALL_S = TIMEOUT_S + 2 * INDEX_TIMEOUT_S + 30.0
+"""The program ends itself long before."""
+_KILLED = (137, 143)
 
 
 @dataclass(frozen=True)
@@ -65,10 +73,11 @@ class Installer:
         self._remove(volume)
         # No label of the run: it outlives it.
         self.engine.client.volumes.create(volume, labels={HOME_LABEL: self.settings.home})
-        container = self._container(volume, requirements)
+        container = self._container(volume)
         try:
+            # Not in its command: one argument holds 128 KiB at most.
+            container.put_archive(FOLDER, _archive("\n".join(requirements).encode()))
             container.start()
-            _watch(container)
             _raise_unless_installed(container)
         except BaseException:
             container.remove(force=True)
@@ -76,12 +85,13 @@ class Installer:
             raise
         container.remove(force=True)
 
-    def _container(self, volume: str, requirements: Sequence[str]) -> Any:  # the SDK's
+    def _container(self, volume: str) -> Any:  # the SDK's
         spec = LaunchSpec("pip", Role.ENVIRONMENT, (), Path("/"), limits=Limits(memory_bytes=2 * 2**30, cpus=1.0))
-        options = hardened(spec, {}) | {"dns": None, "tmpfs": {"/tmp": "size=4g,mode=1777"}}  # noqa: S108
+        options = hardened(spec, {}) | {"dns": None}
+        program = Path(installing.__file__).read_text("utf-8")
         return self.engine.client.containers.create(
             self.image,
-            command=["sh", "-c", _PIP + "\n".join(requirements) + "\nEND"],
+            command=["python", "-I", "-c", program, FOLDER, f"{FOLDER}/{_WANTED}"],
             labels=dict(self.labels),
             network=self.network,
             volumes={volume: {"bind": FOLDER, "mode": "rw"}},
@@ -107,31 +117,38 @@ class Installer:
         return True
 
 
-def _watch(container: Any) -> None:  # the SDK's
-    """Waits for the end; ends it by `PolicyError` when it takes too long or grows too big."""
-    end = time.monotonic() + TIMEOUT_S
-    while True:
-        time.sleep(_LOOK_S)
-        container.reload()
-        if container.status != "running":
-            return
-        if time.monotonic() > end:
-            raise too_slow()
-        if _size(container) > MAX_BYTES:
-            raise too_large()
-
-
-def _size(container: Any) -> int:  # the SDK's
-    from docker.errors import APIError
-
-    with contextlib.suppress(APIError, ValueError, IndexError):  # it may have ended
-        return int(container.exec_run(["du", "-sb", FOLDER]).output.split()[0])
-    return 0
+def _archive(wanted: bytes) -> bytes:
+    """A tar archive with the one file that the program reads."""
+    entry = tarfile.TarInfo(_WANTED)
+    entry.size, entry.mode = len(wanted), 0o444
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(entry, io.BytesIO(wanted))
+    return buffer.getvalue()
 
 
 def _raise_unless_installed(container: Any) -> None:  # the SDK's
-    if int(container.wait()["StatusCode"]) != 0:
-        raise failure(container.logs(tail=60).decode(errors="replace"))
+    ending = _ending(container)
+    found = problem(ending, container.logs(tail=60).decode(errors="replace"))
+    if found is not None:
+        raise found
+
+
+def _ending(container: Any) -> Ending:  # the SDK's
+    """Waits for the program's own word. Without one it is the policy's fault, unless somebody killed the container."""
+    end = time.monotonic() + _ALL_S
+    while container.status not in {"exited", "dead"}:
+        if time.monotonic() > end:
+            return Ending.TOO_SLOW
+        time.sleep(_LOOK_S)
+        container.reload()
+    state = container.attrs["State"]
+    code = int(state["ExitCode"])
+    if code in _KILLED and not state["OOMKilled"]:
+        raise InfrastructureError(
+            f"The container that installs a policy's packages was killed (exit code {code}).", code="installer_killed"
+        )
+    return Ending(code) if code in set(Ending) else Ending.REFUSED
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import kinitro
 
 _PACKAGE = Path(kinitro.__file__).parent
 _MODULES = (
-    *("errors.py", "types.py", "backends/wheels.py", "backends/basilica/protocol.py"),
+    *("errors.py", "types.py", "backends/installing.py", "backends/wheels.py", "backends/basilica/protocol.py"),
     *("deployments/trees.py", "deployments/limits.py", "deployments/listing.py", "deployments/requirements.py"),
     *("deployments/pod/main.py", "deployments/pod/prepare.py", "deployments/pod/download.py"),
     *("deployments/pod/front.py", "deployments/pod/replies.py"),

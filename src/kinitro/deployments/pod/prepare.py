@@ -1,23 +1,19 @@
 """What must hold before a policy's code runs in a pod: the right files, whole, and its packages."""
 
-import os
-import subprocess
-import sys
-import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kinitro.backends.basilica.protocol import PodConfig
-from kinitro.backends.wheels import MAX_BYTES, PIP_OPTIONS, TIMEOUT_S, failure, too_large, too_slow
+from kinitro.backends.installing import install
+from kinitro.backends.wheels import problem
 from kinitro.deployments.pod.download import download
 from kinitro.deployments.requirements import Requirement, read_requirements
 from kinitro.deployments.trees import full_digest, list_files
 from kinitro.errors import InfrastructureError
 
 _FOLDER = "folder/"
-_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,29 +59,9 @@ def _unpack(archive: Path, folder: Path) -> None:
 def _install(requirements: Sequence[Requirement], work: Path) -> Path | None:
     if not requirements:
         return None
-    packages, wanted = work / "packages", work / "requirements.txt"
+    packages = work / "packages"
     packages.mkdir()
-    wanted.write_text("\n".join(one.line for one in requirements) + "\n")
-    command = [sys.executable, "-m", "pip", "install", *PIP_OPTIONS, "--target", str(packages), "-r", str(wanted)]
-    output = work / "pip.log"
-    with output.open("wb") as log:
-        pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=dict(os.environ))
-        try:
-            _watch(pip, packages)
-        finally:
-            pip.kill()
-            pip.wait()
-    if pip.returncode != 0:
-        raise failure(output.read_text(errors="replace"))
+    outcome = install("\n".join(one.line for one in requirements).encode(), packages)
+    if (found := problem(outcome.ending, outcome.said)) is not None:
+        raise found
     return packages
-
-
-def _watch(pip: "subprocess.Popen[bytes]", packages: Path) -> None:
-    """Waits for the end; ends it by `PolicyError` when it takes too long or grows too big."""
-    end = time.monotonic() + TIMEOUT_S
-    while pip.poll() is None:
-        if time.monotonic() > end:
-            raise too_slow()
-        if sum(path.lstat().st_size for path in packages.rglob("*")) > MAX_BYTES:
-            raise too_large()
-        time.sleep(_LOOK_S)
