@@ -21,8 +21,8 @@ from kinitro.backends.basilica import BasilicaBackend
 from kinitro.backends.basilica.protocol import CONFIG_VARIABLE, SECRET_VARIABLE, STATE_PATH, TOKEN_VARIABLE, PodConfig
 from kinitro.backends.installing import PROBE
 from kinitro.deployments.hub import HuggingFaceHub
-from kinitro.deployments.manager import until_ready
 from kinitro.deployments.pod import pod_program
+from kinitro.deployments.readiness import until_ready
 from kinitro.deployments.trees import full_digest
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.policy.client import PolicyClient
