@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import INTERRUPTED, JsonFlag, plain, print_json, run_service
+from kinitro.cli.common import JsonFlag, plain, print_json, run_service
 from kinitro.cli.wallet_flags import (
     HotkeyNameFlag,
     NetuidFlag,
@@ -129,9 +129,7 @@ def run_check(path: Path, plan: "CheckPlan", *, quiet: bool = False) -> "Report"
         reports.append(await check_policy(path, plan, (lambda _: None) if quiet else _print_finding))
 
     # So that a signal takes the copy of the policy and its server along.
-    run_service(work, interrupted=INTERRUPTED)
-    if not reports:
-        raise typer.Exit(143)
+    run_service(work, has_own_end=True)
     (report,) = reports
     if not quiet:
         _print_verdict(report)

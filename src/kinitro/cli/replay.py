@@ -93,7 +93,7 @@ def replay(
     )
     done: list[Replay] = []
     show = (lambda _: None) if json else _show
-    run_service(lambda: _run_again(wanted, export, settings, without_policy, done, show))
+    run_service(lambda: _run_again(wanted, export, settings, without_policy, done, show), has_own_end=True)
     if video is not None:
         _film(done[0], video)
     if json:
