@@ -16,8 +16,9 @@ from kinitro.client import KinitroClient
 from kinitro.doctor.findings import Finding, failed, ok, skipped, warning
 from kinitro.doctor.machine import has_extra, wallet
 from kinitro.errors import ApiError, ApiUnreachable, ChainError, InfrastructureError
+from kinitro.executor.stage import basilica_token
 from kinitro.schemas import LeaseRef, SystemStatus
-from kinitro.settings import home_directory
+from kinitro.settings import ExecutorSettings, home_directory
 
 HUB = "https://huggingface.co"
 _CALL_S = 10.0
@@ -218,11 +219,10 @@ def _foreign(status: SystemStatus, netuid: int | None, genesis: str | None) -> F
     return failed("Subnet", text, "Check --backend-url, --netuid and --network.")
 
 
-async def basilica(token: str | None, url: str | None) -> Sequence[Finding]:
+async def basilica(settings: ExecutorSettings) -> Sequence[Finding]:
     """The token, and whether the service knows it."""
-    if not token:
-        advice = "Set KINITRO_EXECUTOR_MINER_BASILICA_API_TOKEN (or BASILICA_API_TOKEN)."
-        return [failed("Basilica", "There is no token for Basilica.", advice)]
+    token = basilica_token(settings).get_secret_value()
+    url = os.environ.get("BASILICA_API_URL")
     if not url:
         return [ok("Basilica", "a token is set; set BASILICA_API_URL to have it tried")]
     try:

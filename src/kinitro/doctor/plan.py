@@ -92,9 +92,7 @@ def _mode(settings: ExecutorSettings) -> list[Check]:
             drawing = partial(machine.rendering, needed=settings.use_images)
             return [_extras("hub", "metaworld"), Check("Rendering", drawing, _SLOW_S)]
         case "basilica":
-            token = os.environ.get("KINITRO_EXECUTOR_MINER_BASILICA_API_TOKEN") or os.environ.get("BASILICA_API_TOKEN")
-            look = partial(outside.basilica, token, os.environ.get("BASILICA_API_URL"))
-            return [_extras("hub", "docker"), Check("Basilica", look)]
+            return [_extras("hub", "basilica"), Check("Basilica", partial(outside.basilica, settings))]
 
 
 def _scheduler(subjects: Subjects) -> list[Check]:

@@ -171,7 +171,7 @@ def _basilica_settings(settings: ExecutorSettings) -> "BasilicaSettings":
     limits, warmup_s = HubLimits.from_environment(), settings.miner_deployment_warmup_timeout
     return BasilicaSettings(
         state=home_directory(),
-        token=_basilica_token(settings),
+        token=basilica_token(settings),
         url=checked_address(os.environ.get("BASILICA_API_URL") or _BASILICA, "BASILICA_API_URL"),
         image=settings.miner_deployment_image,
         program=pod_program,
@@ -186,8 +186,8 @@ def _basilica_settings(settings: ExecutorSettings) -> "BasilicaSettings":
     )
 
 
-def _basilica_token(settings: ExecutorSettings) -> SecretStr:
-    """Ours, else the one that the SDK reads."""
+def basilica_token(settings: ExecutorSettings) -> SecretStr:
+    """Ours, else the one that the SDK reads. `ConfigurationError` when there is none."""
     ours = settings.miner_basilica_api_token
     if ours is not None and ours.get_secret_value():
         return ours
