@@ -84,10 +84,11 @@ def _executor(subjects: Subjects) -> list[Check]:
 
 
 def _mode(settings: ExecutorSettings) -> list[Check]:
+    families = (spec.family for spec in registry.served_by(settings.env_families))
+    images = registry.images_of(families, settings.eval_images)
     match settings.eval_mode:
         case "docker":
-            families = sorted({spec.family for spec in registry.served_by(settings.env_families)})
-            return [_extras("hub", "docker"), Check("Docker", partial(containers.docker, settings, families), _SLOW_S)]
+            return [_extras("hub", "docker"), Check("Docker", partial(containers.docker, settings, images), _SLOW_S)]
         case "process":
             drawing = partial(machine.rendering, needed=settings.use_images)
             return [_extras("hub", "metaworld"), Check("Rendering", drawing, _SLOW_S)]

@@ -129,6 +129,17 @@ def test_an_unknown_environment_is_answered_with_near_ones(tmp_path, database_ur
     assert "metaworld/reach-v3" in shown.stderr
 
 
+@pytest.mark.parametrize("mode", ["docker", "basilica", "process"])
+def test_an_image_of_an_unknown_family_is_answered_with_those_there_are(tmp_path, mode):
+    images = '{"metawrld": "mine/metaworld:v2"}'
+    executor = ("executor", "--eval-mode", mode, "--api-url", "http://127.0.0.1:9")
+    for command in (executor, ("doctor", "--role", *executor)):
+        shown = kinitro(*command, "--eval-images", images, home=tmp_path)
+        assert shown.returncode == 1
+        assert "Unknown environment family 'metawrld' in the images (--eval-images)" in shown.stderr
+        assert "Families: metaworld, procthor" in shown.stderr
+
+
 def test_a_failing_command_shows_its_traceback_only_when_asked(tmp_path):
     url = "postgresql://me:secret@127.0.0.1:1/x"
     shown = kinitro("api", "--port", "0", "--database-url", url, "--log-level", "DEBUG", home=tmp_path)
