@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: kinitro export 12 --output cycle-12.json")(export)
     app.command(epilog="Example: kinitro score cycle-12.json --json")(score)
     app.command(epilog="Example: kinitro explain --miner 3 cycle-12.json")(explain)
-    app.command(epilog="Example: kinitro compare 3 2 cycle-12.json && echo better")(compare)
+    app.command(epilog="Example: kinitro compare 3 2 cycle-12.json")(compare)
 
 
 def export(
@@ -104,7 +104,7 @@ def compare(
 ) -> None:
     """Say whether miner A is really better than B, by evidence that may be looked at after every cycle.
 
-    Exit code 0: better, 1: worse, 2: undecided.
+    With --json, `verdict` is better, worse or undecided. Exit code 0 whichever it is.
     """
     from kinitro.scoring.compare import compare_miners, render_comparison
 
@@ -113,7 +113,6 @@ def compare(
         print_json(plain(comparison) | {"verdict": comparison.overall.verdict.value})
     else:
         typer.echo(render_comparison(comparison))
-    raise typer.Exit(comparison.overall.verdict.exit_code)
 
 
 def _export_of(file: Path | None, api_url: str | None) -> "CycleExport":
