@@ -43,9 +43,13 @@ LogFormatFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ApiUrl = Annotated[
     str | None,
-    typer.Option("--api-url", help="The Kinitro API.", envvar="KINITRO_API_URL", show_default="http://localhost:8000"),
+    typer.Option(
+        "--api-url",
+        "--backend-url",
+        help="The Kinitro API to read from (KINITRO_API_URL).",
+        show_default="http://localhost:8000",
+    ),
 ]
-DEFAULT_API_URL = "http://localhost:8000"
 
 
 def chosen_database(flag: str | None) -> str | None:
@@ -53,6 +57,13 @@ def chosen_database(flag: str | None) -> str | None:
     from kinitro.settings import ApiSettings, SchedulerSettings
 
     return flag or SchedulerSettings.load().database_url or ApiSettings.load().database_url
+
+
+def chosen_api(flag: str | None) -> str:
+    """The address of the API that a command reads from."""
+    from kinitro.settings import SharedSettings
+
+    return SharedSettings.load(api_url=flag).api_url
 
 
 def debugging() -> bool:

@@ -10,10 +10,10 @@ from uuid import UUID
 import typer
 
 from kinitro.cli.common import (
-    DEFAULT_API_URL,
     ApiUrl,
     JsonFlag,
     LogLevel,
+    chosen_api,
     configure,
     print_json,
     run_service,
@@ -89,7 +89,7 @@ def replay(
         eval_mode=eval_mode.value,
         eval_images=eval_images,
         max_concurrent=max_concurrent,
-        api_url=api_url or DEFAULT_API_URL,
+        api_url=chosen_api(api_url),
     )
     done: list[Replay] = []
     show = (lambda _: None) if json else _show

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import DEFAULT_API_URL, ApiUrl, JsonFlag, plain, print_json
+from kinitro.cli.common import ApiUrl, JsonFlag, chosen_api, plain, print_json
 from kinitro.errors import ConfigurationError
 from kinitro.types import CycleStatus
 
@@ -38,7 +38,7 @@ def export(
     from kinitro.client import KinitroClient
 
     async def download() -> "CycleExport":
-        async with KinitroClient(api_url or DEFAULT_API_URL) as client:
+        async with KinitroClient(chosen_api(api_url)) as client:
             return await client.export(cycle_id)
 
     text = asyncio.run(download()).model_dump_json(indent=1)
@@ -122,7 +122,7 @@ def _export_of(file: Path | None, api_url: str | None) -> "CycleExport":
     from kinitro.client import KinitroClient
 
     async def download() -> "CycleExport":
-        async with KinitroClient(api_url or DEFAULT_API_URL) as client:
+        async with KinitroClient(chosen_api(api_url)) as client:
             last = (await client.status()).last_completed_cycle
             if last is None:
                 raise ConfigurationError(

@@ -55,7 +55,7 @@ class HuggingFaceHub:
 
     def __init__(self, token: SecretStr | None = None, limits: HubLimits | None = None) -> None:
         self._token: str | bool = token.get_secret_value() if token and token.get_secret_value() else False
-        self._limits = limits or HubLimits.from_environment()
+        self._limits = limits or HubLimits.chosen()
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=self._token)
         # An executor's log is no place for them; who publishes switches them on again.
         disable_progress_bars()

@@ -167,7 +167,7 @@ async def _deployments(settings: ExecutorSettings, images: Mapping[str, str]) ->
 def _basilica_settings(settings: ExecutorSettings) -> "BasilicaSettings":
     from kinitro.backends.basilica import BasilicaSettings, checked_address  # noqa: PLC0415 - optional
 
-    limits, warmup_s = HubLimits.from_environment(), settings.miner_deployment_warmup_timeout
+    limits, warmup_s = HubLimits.chosen(), settings.miner_deployment_warmup_timeout
     return BasilicaSettings(
         state=home_directory(),
         token=basilica_token(settings),
