@@ -3,13 +3,14 @@
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kinitro.errors import ConfigurationError
+from kinitro.types import EvalMode
 
 DEFAULT_API_URL = "http://localhost:8000"
 _HOSTS_EXAMPLE = '["localhost", "ssh://user@host"]'
@@ -160,7 +161,7 @@ class ExecutorSettings(ServiceSettings):
     max_concurrent: int | None = Field(default=None, ge=1)
     """Episodes at once; by default as many as there are processors for, on all hosts."""
     env_families: Words | None = None
-    eval_mode: Literal["docker", "basilica", "process"] = "docker"
+    eval_mode: EvalMode = EvalMode.DOCKER
     eval_images: Annotated[dict[str, str], NoDecode, BeforeValidator(_images)] = Field(default_factory=dict)
     """Environment family to image, as JSON; families that are not named have `kinitro/FAMILY:v1`."""
     eval_hosts: Annotated[list[str], NoDecode, BeforeValidator(_hosts)] = Field(default_factory=lambda: ["localhost"])

@@ -29,6 +29,14 @@ class ErrorKind(StrEnum):
     INFRASTRUCTURE = "infrastructure"
 
 
+class EvalMode(StrEnum):
+    """Where policies and environments run. `process` has no isolation."""
+
+    DOCKER = "docker"
+    BASILICA = "basilica"
+    PROCESS = "process"
+
+
 class MinerState(StrEnum):
     """What became of a miner's commitment in a cycle."""
 

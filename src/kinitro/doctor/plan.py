@@ -12,6 +12,7 @@ from kinitro.doctor import containers, machine, outside, services
 from kinitro.doctor.findings import Check, Finding, Role
 from kinitro.environments import registry
 from kinitro.settings import ApiSettings, ExecutorSettings, SchedulerSettings, ValidatorSettings
+from kinitro.types import EvalMode
 
 _SLOW_S = 60.0
 
@@ -87,12 +88,12 @@ def _mode(settings: ExecutorSettings) -> list[Check]:
     families = (spec.family for spec in registry.served_by(settings.env_families))
     images = registry.images_of(families, settings.eval_images)
     match settings.eval_mode:
-        case "docker":
+        case EvalMode.DOCKER:
             return [_extras("hub", "docker"), Check("Docker", partial(containers.docker, settings, images), _SLOW_S)]
-        case "process":
+        case EvalMode.PROCESS:
             drawing = partial(machine.rendering, needed=settings.use_images)
             return [_extras("hub", "metaworld"), Check("Rendering", drawing, _SLOW_S)]
-        case "basilica":
+        case EvalMode.BASILICA:
             return [_extras("hub", "basilica"), Check("Basilica", partial(outside.basilica, settings))]
 
 

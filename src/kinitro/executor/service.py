@@ -86,7 +86,7 @@ def _episode_settings(settings: ExecutorSettings, stage: Stage) -> EpisodeSettin
         action_timeout_s=settings.action_timeout,
         timeout_s=settings.eval_timeout,
         use_images=settings.use_images,
-        eval_mode=settings.eval_mode,
+        eval_mode=settings.eval_mode.value,
         policy_image_digest=stage.policy_image_digest,
     )
 

@@ -23,6 +23,7 @@ from kinitro.executor.sizes import docker_size, kubernetes_size
 from kinitro.logs import get_logger
 from kinitro.schemas import DeploymentUsage, Usage
 from kinitro.settings import ExecutorSettings, home_directory
+from kinitro.types import EvalMode
 
 if TYPE_CHECKING:
     from kinitro.backends.basilica import BasilicaSettings
@@ -69,13 +70,13 @@ async def open_stage(
     """
     images = images_of((spec.family for spec in environments), settings.eval_images)
     match settings.eval_mode:
-        case "process":
+        case EvalMode.PROCESS:
             async with _processes(settings, environment_server) as stage:
                 yield stage
-        case "docker":
+        case EvalMode.DOCKER:
             async with _containers(settings, images, environment_server) as stage:
                 yield stage
-        case "basilica":
+        case EvalMode.BASILICA:
             async with _deployments(settings, images) as stage:
                 yield stage
 
