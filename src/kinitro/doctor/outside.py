@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 import kinitro
 from kinitro.chain import DEV_LEDGER_FILE, HotkeyName, Subnet, open_chain, shown_network
-from kinitro.client import KinitroClient
+from kinitro.client import KinitroClient, SetBy
 from kinitro.doctor.findings import Finding, failed, ok, skipped, warning
 from kinitro.doctor.machine import has_extra, wallet
 from kinitro.errors import ApiError, ApiUnreachable, ChainError, InfrastructureError
@@ -168,7 +168,7 @@ class ChainLook:
 
 async def api(url: str, key: SecretStr | None = None, *, works: bool = False) -> Sequence[Finding]:
     """A Kinitro API, its version, its database, and with `works` whether it takes an executor's calls."""
-    async with KinitroClient(url, key, timeout_s=_CALL_S) as client:
+    async with KinitroClient(url, key, _CALL_S, SetBy.EXECUTOR) as client:
         health = await client.health()
         if health.status != "ok":
             advice = "Look at the API's log, or run `kinitro doctor --role api` where it runs."
@@ -194,7 +194,7 @@ async def _key(client: KinitroClient, key: SecretStr | None) -> Finding:
 
 async def backend(url: str, look: ChainLook) -> Sequence[Finding]:
     """A validator's backend: does it publish weights for this subnet of this chain?"""
-    async with KinitroClient(url, timeout_s=_CALL_S) as client:
+    async with KinitroClient(url, timeout_s=_CALL_S, set_by=SetBy.VALIDATOR) as client:
         status = await client.status()
         weights = None
         try:

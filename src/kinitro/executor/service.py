@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from kinitro.archive import Archive
-from kinitro.client import KinitroClient
+from kinitro.client import KinitroClient, SetBy
 from kinitro.environments import registry
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.executor.episodes import EpisodeRunner
@@ -50,7 +50,7 @@ async def build_executor(
     async with (
         _named(settings) as executor_id,
         open_rig(settings, environments, environment_server) as rig,
-        KinitroClient(settings.api_url, settings.api_key) as client,
+        KinitroClient(settings.api_url, settings.api_key, set_by=SetBy.EXECUTOR) as client,
     ):
         _log.info("executor_started", executor_id=executor_id, api_url=settings.api_url)
         link = ApiLink(client, executor_id, usage=rig.stage.usage)

@@ -202,6 +202,7 @@ def test_a_command_that_reads_from_an_api_takes_its_address_from_flag_variable_a
     def asked(*flags: str, **variables: str) -> int:
         shown = kinitro(*command, *flags, home=tmp_path, **variables)
         assert shown.returncode == 1
+        assert "and the address (--api-url or KINITRO_API_URL)." in shown.stdout + shown.stderr
         return int(re.search(r"The Kinitro API at http://127\.0\.0\.1:(\d+) can't be reached", str(shown))[1])
 
     (tmp_path / ".env").write_text("KINITRO_API_URL=http://127.0.0.1:1\n")

@@ -181,7 +181,9 @@ async def test_an_api_that_is_away_is_named_for_each_who_needs_it(doctor) -> Non
         "--api-url", NOBODY, "--backend-url", NOBODY,
     )  # fmt: skip
     assert "can't be reached" in visit.said("executor", "API")
+    assert "(--api-url or KINITRO_EXECUTOR_API_URL)" in visit.said("executor", "API")
     assert "can't be reached" in visit.said("validator", "Backend")
+    assert "(--backend-url or KINITRO_VALIDATOR_BACKEND_URL)" in visit.said("validator", "Backend")
     assert visit.verdict("executor", "Clock") == "skipped"
 
 
