@@ -37,6 +37,13 @@ class EvalMode(StrEnum):
     PROCESS = "process"
 
 
+class FolderTemplate(StrEnum):
+    """What `miner init` starts a policy from: one small class that works, or a trained LeRobot policy."""
+
+    MINIMAL = "minimal"
+    LEROBOT = "lerobot"
+
+
 class MinerState(StrEnum):
     """What became of a miner's commitment in a cycle."""
 

@@ -1,7 +1,6 @@
 """`kinitro miner init`, `serve`, `check` and `deploy`: from an empty folder to a policy that is evaluated."""
 
 import asyncio
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +16,7 @@ from kinitro.cli.wallet_flags import (
     chosen_network,
     chosen_wallet,
 )
+from kinitro.types import FolderTemplate
 
 if TYPE_CHECKING:
     from kinitro.miner.check import CheckPlan
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from kinitro.miner.findings import Finding, Report
 
 _MARKS = {"good": "ok  ", "note": "note", "skipped": "skip", "fix": "FIX "}
-
-
-class TemplateName(StrEnum):
-    """What `init` starts from."""
-
-    MINIMAL = "minimal"
-    LEROBOT = "lerobot"
 
 
 def register(app: typer.Typer) -> None:
@@ -47,16 +40,16 @@ def register(app: typer.Typer) -> None:
 def init(
     path: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
     template: Annotated[
-        TemplateName, typer.Option("--template", help="minimal: one small class; lerobot: a trained LeRobot policy.")
-    ] = TemplateName.MINIMAL,
+        FolderTemplate, typer.Option("--template", help="minimal: one small class; lerobot: a trained LeRobot policy.")
+    ] = FolderTemplate.MINIMAL,
 ) -> None:
     """Write a complete policy folder that works as it is."""
-    from kinitro.miner.folder import FolderTemplate, create_folder
+    from kinitro.miner.folder import create_folder
 
-    names = create_folder(path, FolderTemplate(template.value))
+    names = create_folder(path, template)
     typer.echo(f"Made {path}: {', '.join(names)}")
     typer.echo("Next:")
-    if template is TemplateName.LEROBOT:
+    if template is FolderTemplate.LEROBOT:
         typer.echo(f"  cp .../pretrained_model/* {path}     your trained policy")
     typer.echo(f"  edit {path / 'policy.py'}")
     typer.echo(f"  kinitro miner check {path}      try it, in real environments")
