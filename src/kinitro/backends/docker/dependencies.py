@@ -78,7 +78,8 @@ class Installer:
 
     def _container(self, volume: str, requirements: Sequence[str]) -> Any:  # the SDK's
         spec = LaunchSpec("pip", Role.ENVIRONMENT, (), Path("/"), limits=Limits(memory_bytes=2 * 2**30, cpus=1.0))
-        options = hardened(spec, {}) | {"dns": None, "tmpfs": {"/tmp": "size=4g,mode=1777"}}  # noqa: S108
+        scratch = {"/tmp": "size=4g,mode=1777"}  # noqa: S108 - the container's own
+        options = hardened(spec, {}) | {"dns": None, "tmpfs": scratch}
         return self.engine.client.containers.create(
             self.image,
             command=["sh", "-c", _PIP + "\n".join(requirements) + "\nEND"],
