@@ -40,7 +40,7 @@ images: setup  ## Build the images of Docker mode and of the services (TORCH_IND
 	$(RUN) kinitro env build miner $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 	docker build --quiet --tag kinitro/services:v1 --build-arg KINITRO_REVISION=$$(git describe --always --abbrev=40 --dirty --exclude='*') .
 
-check: format lint types imports test  ## Everything CI checks
+check: format lint types imports test  ## What CI checks without a Docker engine, Debian's PostgreSQL or the demo
 
 format: setup
 	$(RUN) ruff format --check .

@@ -119,9 +119,9 @@ def _store(url: str) -> tuple[Any, str]:  # obstore's store, and the key in it
 
 def _obstore() -> Any:  # a module, and optional
     try:
-        import obstore  # noqa: PLC0415
-        import obstore.exceptions  # noqa: PLC0415
-        import obstore.store  # noqa: PLC0415
+        import obstore  # noqa: PLC0415 - optional
+        import obstore.exceptions  # noqa: PLC0415 - optional
+        import obstore.store  # noqa: PLC0415 - optional
     except ModuleNotFoundError:
         raise ConfigurationError(
             "s3:// places need the Python package 'obstore', which is not installed.",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self, TypeVar
@@ -51,16 +52,30 @@ _MAX_EXPORT_BYTES = 512 * 2**20
 """A cycle of 256 miners, 10 environments and 50 episodes takes a tenth of it."""
 
 
+class SetBy(StrEnum):
+    """What an API's address comes from, for whom: said when nothing answers there."""
+
+    READER = "--api-url or KINITRO_API_URL"
+    EXECUTOR = "--api-url or KINITRO_EXECUTOR_API_URL"
+    VALIDATOR = "--backend-url or KINITRO_VALIDATOR_BACKEND_URL"
+
+
 class KinitroClient:
     """Calls one API. Use it as a context manager; it keeps connections open between calls.
-
     Every method raises `ApiUnreachable` when no whole answer came within `timeout_s` (the request may still have
     arrived), and `ApiError` with the HTTP status when the API refused, or what answered is not a Kinitro API or says
     more than one would.
     """
 
-    def __init__(self, base_url: str, api_key: SecretStr | str | None = None, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: SecretStr | str | None = None,
+        timeout_s: float = 30.0,
+        set_by: SetBy = SetBy.READER,
+    ) -> None:
         self._url = _checked_url(base_url)
+        self._set_by = set_by
         self._timeout_s = timeout_s
         key = api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key
         self._http = httpx.AsyncClient(
@@ -235,7 +250,7 @@ class KinitroClient:
     def _unreachable(self, cause: str) -> ApiUnreachable:
         return ApiUnreachable(
             f"The Kinitro API at {self._url} can't be reached: {cause}.",
-            advice="Check that `kinitro api` runs there, and the address (--api-url or KINITRO_EXECUTOR_API_URL).",
+            advice=f"Check that `kinitro api` runs there, and the address ({self._set_by.value}).",
         )
 
     def _refused(self, response: httpx.Response) -> ApiError:

@@ -1,27 +1,21 @@
 """Every setting, from flag, environment variable, `.env`, then default. A flag that was not given overrides nothing."""
 
 import json
-import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kinitro.errors import ConfigurationError
+from kinitro.types import EvalMode
 
-DEFAULT_FAMILIES = ("metaworld",)
+DEFAULT_API_URL = "http://localhost:8000"
 _HOSTS_EXAMPLE = '["localhost", "ssh://user@host"]'
 _HOST = re.compile(r"localhost|ssh://[A-Za-z0-9_][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._-]*(:[0-9]{1,5})?")
 _IMAGES_EXAMPLE = '{"metaworld": "kinitro/metaworld:v1"}'
-
-
-def home_directory() -> Path:
-    """Where this user's embedded database, ledger and caches live: `KINITRO_HOME`, else the platform's choice."""
-    chosen = os.environ.get("KINITRO_HOME")
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("kinitro"))
 
 
 def _split_words(value: object) -> object:
@@ -75,6 +69,30 @@ class ServiceSettings(BaseSettings):
             raise ConfigurationError(
                 f"A setting is not valid: {problems}.", advice=f"Correct the flag, or the variable {names}."
             ) from None
+
+
+class SharedSettings(ServiceSettings):
+    """`KINITRO_...`: what belongs to no single service."""
+
+    model_config = SettingsConfigDict(env_prefix="KINITRO_")
+
+    home: Path | None = None
+    """Where this user's embedded database, ledger and caches live; the platform's data directory when not set."""
+    api_url: str = DEFAULT_API_URL
+    """The API that commands read cycles, scores and episodes from."""
+    max_repo_size_gb: float = Field(default=5.0, gt=0, lt=1e6)
+    """Largest policy that is uploaded or downloaded."""
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _empty_is_not_set(cls, value: object) -> object:
+        return value or None
+
+
+def home_directory() -> Path:
+    """Where this user's embedded database, ledger and caches live."""
+    chosen = SharedSettings.load().home
+    return chosen.expanduser().absolute() if chosen else Path(platformdirs.user_data_dir("kinitro"))
 
 
 class ApiSettings(ServiceSettings):
@@ -134,7 +152,7 @@ class ExecutorSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="KINITRO_EXECUTOR_")
 
-    api_url: str = "http://localhost:8000"
+    api_url: str = DEFAULT_API_URL
     api_key: SecretStr | None = None
     executor_id: str | None = Field(default=None, min_length=1, max_length=200)
     """By default a name of this machine that stays over restarts, kept in `KINITRO_HOME`."""
@@ -143,7 +161,7 @@ class ExecutorSettings(ServiceSettings):
     max_concurrent: int | None = Field(default=None, ge=1)
     """Episodes at once; by default as many as there are processors for, on all hosts."""
     env_families: Words | None = None
-    eval_mode: Literal["docker", "basilica", "process"] = "docker"
+    eval_mode: EvalMode = EvalMode.DOCKER
     eval_images: Annotated[dict[str, str], NoDecode, BeforeValidator(_images)] = Field(default_factory=dict)
     """Environment family to image, as JSON; families that are not named have `kinitro/FAMILY:v1`."""
     eval_hosts: Annotated[list[str], NoDecode, BeforeValidator(_hosts)] = Field(default_factory=lambda: ["localhost"])
@@ -193,7 +211,7 @@ class ValidatorSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="KINITRO_VALIDATOR_")
 
-    backend_url: str = "http://localhost:8000"
+    backend_url: str = DEFAULT_API_URL
     network: str = "finney"
     netuid: int = Field(default=1, ge=0, le=65535)
     wallet_name: str | None = None

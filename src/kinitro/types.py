@@ -29,6 +29,21 @@ class ErrorKind(StrEnum):
     INFRASTRUCTURE = "infrastructure"
 
 
+class EvalMode(StrEnum):
+    """Where policies and environments run. `process` has no isolation."""
+
+    DOCKER = "docker"
+    BASILICA = "basilica"
+    PROCESS = "process"
+
+
+class FolderTemplate(StrEnum):
+    """What `miner init` starts a policy from: one small class that works, or a trained LeRobot policy."""
+
+    MINIMAL = "minimal"
+    LEROBOT = "lerobot"
+
+
 class MinerState(StrEnum):
     """What became of a miner's commitment in a cycle."""
 

@@ -26,11 +26,11 @@ from kinitro.demo.miners import MINERS, write_folder
 from kinitro.deployments.hub import HubPublisher
 from kinitro.errors import ApiError, ApiUnreachable
 from kinitro.miner.deploy import DeployPlan, deploy
-from kinitro.miner.folder import FolderTemplate, create_folder
+from kinitro.miner.folder import create_folder
 from kinitro.schemas import CycleExport, TaskOut
 from kinitro.storage import admin
 from kinitro.testing.hub import LocalHub, serving
-from kinitro.types import CycleStatus, TaskStatus
+from kinitro.types import CycleStatus, FolderTemplate, TaskStatus
 
 from ..machine import COMMAND, Machine  # noqa: TID252 - one machine for all tests
 from .conftest import left_over, until

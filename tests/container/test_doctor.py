@@ -7,6 +7,7 @@ import pytest
 
 from kinitro.doctor.containers import docker as look
 from kinitro.doctor.findings import Finding, Verdict
+from kinitro.environments.registry import images_of
 from kinitro.settings import ExecutorSettings
 
 from .conftest import METAWORLD, RUNNER, docker
@@ -16,7 +17,8 @@ _VERSION = "org.opencontainers.image.version"
 
 async def findings(**settings: object) -> dict[str, Finding]:
     """By subject."""
-    return {one.subject: one for one in await look(ExecutorSettings.load(**settings), ["metaworld"])}
+    chosen = ExecutorSettings.load(**settings)
+    return {one.subject: one for one in await look(chosen, images_of(["metaworld"], chosen.eval_images))}
 
 
 @pytest.fixture

@@ -191,7 +191,7 @@ def _start(options: argparse.Namespace, output_end: int) -> "subprocess.Popen[by
         stderr=output_end,
         start_new_session=True,
         # One thread here, so code between fork and exec is safe.
-        preexec_fn=lambda: _enter_child(parent, options.memory_bytes),  # noqa: PLW1509
+        preexec_fn=lambda: _enter_child(parent, options.memory_bytes),  # noqa: PLW1509 - see above
     )
 
 

@@ -43,11 +43,13 @@ LogFormatFlag = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ApiUrl = Annotated[
     str | None,
-    typer.Option("--api-url", help="The Kinitro API.", envvar="KINITRO_API_URL", show_default="http://localhost:8000"),
+    typer.Option(
+        "--api-url",
+        "--backend-url",
+        help="The Kinitro API to read from (KINITRO_API_URL).",
+        show_default="http://localhost:8000",
+    ),
 ]
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C cut short."""
-DEFAULT_API_URL = "http://localhost:8000"
 
 
 def chosen_database(flag: str | None) -> str | None:
@@ -55,6 +57,13 @@ def chosen_database(flag: str | None) -> str | None:
     from kinitro.settings import ApiSettings, SchedulerSettings
 
     return flag or SchedulerSettings.load().database_url or ApiSettings.load().database_url
+
+
+def chosen_api(flag: str | None) -> str:
+    """The address of the API that a command reads from."""
+    from kinitro.settings import SharedSettings
+
+    return SharedSettings.load(api_url=flag).api_url
 
 
 def debugging() -> bool:
@@ -71,10 +80,11 @@ def configure(level: LogLevel, log_format: LogFormat = LogFormat.CONSOLE) -> Non
     configure_logging(level.value, log_format.value)
 
 
-def run_service(service: Callable[[], Coroutine[Any, Any, None]], *, interrupted: int = 0) -> None:
+def run_service(service: Callable[[], Coroutine[Any, Any, None]], *, has_own_end: bool = False) -> None:
     """Runs a service until it ends by itself or SIGINT or SIGTERM cancels it; a second signal ends the process.
 
-    Exits with `interrupted` after Ctrl-C and with 0 after SIGTERM: both are how a service is stopped (decision 0015).
+    Both signals are how a service is stopped: exit code 0. They cut a command short that has an end of its own: 130
+    and 143, with nothing after this call run (decision 0015).
     A signal that was ignored when this process began stays ignored, as in a script's background commands.
     """
     received: list[int] = []
@@ -102,7 +112,8 @@ def run_service(service: Callable[[], Coroutine[Any, Any, None]], *, interrupted
     asyncio.run(supervised())
     if signal.SIGINT in received:
         typer.echo("Interrupted; everything this command started was stopped.", err=True)
-        raise typer.Exit(interrupted)
+    if received and has_own_end:
+        raise typer.Exit(128 + received[0])
 
 
 def plain(value: object) -> dict[str, object]:

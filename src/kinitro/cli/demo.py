@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kinitro.cli.common import INTERRUPTED, run_service
+from kinitro.cli.common import run_service
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def demo(
         _set_up()
         return
     options = DemoOptions(episodes=episodes, keep=keep, home=home)
-    run_service(lambda: run_demo(options, Console(highlight=False)), interrupted=INTERRUPTED)
+    run_service(lambda: run_demo(options, Console(highlight=False)), has_own_end=True)
 
 
 def _set_up() -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kinitro.cli.common import DatabaseUrl, JsonFlag, plain, print_json
-from kinitro.cli.services import EvalMode
 from kinitro.cli.validate import with_network
 from kinitro.cli.wallet_flags import (
     HotkeyNameFlag,
@@ -18,6 +17,7 @@ from kinitro.cli.wallet_flags import (
     wallet_is_named,
 )
 from kinitro.doctor.findings import Role
+from kinitro.types import EvalMode
 
 if TYPE_CHECKING:
     from kinitro.doctor.findings import Report, Section
@@ -59,14 +59,13 @@ def doctor(
     from kinitro.settings import ApiSettings, ExecutorSettings, SchedulerSettings, ValidatorSettings
 
     configure_logging("ERROR")
-    mode = eval_mode.value if eval_mode else None
     named = {"wallet_name": wallet_name, "hotkey_name": hotkey_name, "wallet_path": wallet_path}
     validator = with_network(ValidatorSettings.load(backend_url=backend_url, network=network, netuid=netuid, **named))
     own = chosen_wallet(wallet_name, hotkey_name, wallet_path)
     mines = wallet_is_named(wallet_name, hotkey_name) or own.file.is_file()
     configured = {
         Role.MINER: mines,
-        Role.EXECUTOR: bool(api_url or mode or eval_images) or _is_set(ExecutorSettings),
+        Role.EXECUTOR: bool(api_url or eval_mode or eval_images) or _is_set(ExecutorSettings),
         # A miner gives the subnet's flags too.
         Role.SCHEDULER: bool(database_url)
         or (not mines and (network or netuid) is not None)
@@ -76,7 +75,7 @@ def doctor(
     }
     subjects = Subjects(
         miner=MinerSubject(chosen_network(network), netuid, own),
-        executor=ExecutorSettings.load(api_url=api_url, eval_mode=mode, eval_images=eval_images),
+        executor=ExecutorSettings.load(api_url=api_url, eval_mode=eval_mode, eval_images=eval_images),
         scheduler=SchedulerSettings.load(database_url=database_url, network=network, netuid=netuid),
         api=ApiSettings.load(database_url=database_url),
         validator=validator,

@@ -1,13 +1,12 @@
 """`kinitro miner init`, `serve`, `check` and `deploy`: from an empty folder to a policy that is evaluated."""
 
 import asyncio
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import INTERRUPTED, JsonFlag, plain, print_json, run_service
+from kinitro.cli.common import JsonFlag, plain, print_json, run_service
 from kinitro.cli.wallet_flags import (
     HotkeyNameFlag,
     NetuidFlag,
@@ -17,6 +16,7 @@ from kinitro.cli.wallet_flags import (
     chosen_network,
     chosen_wallet,
 )
+from kinitro.types import FolderTemplate
 
 if TYPE_CHECKING:
     from kinitro.miner.check import CheckPlan
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from kinitro.miner.findings import Finding, Report
 
 _MARKS = {"good": "ok  ", "note": "note", "skipped": "skip", "fix": "FIX "}
-
-
-class TemplateName(StrEnum):
-    """What `init` starts from."""
-
-    MINIMAL = "minimal"
-    LEROBOT = "lerobot"
 
 
 def register(app: typer.Typer) -> None:
@@ -47,16 +40,16 @@ def register(app: typer.Typer) -> None:
 def init(
     path: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
     template: Annotated[
-        TemplateName, typer.Option("--template", help="minimal: one small class; lerobot: a trained LeRobot policy.")
-    ] = TemplateName.MINIMAL,
+        FolderTemplate, typer.Option("--template", help="minimal: one small class; lerobot: a trained LeRobot policy.")
+    ] = FolderTemplate.MINIMAL,
 ) -> None:
     """Write a complete policy folder that works as it is."""
-    from kinitro.miner.folder import FolderTemplate, create_folder
+    from kinitro.miner.folder import create_folder
 
-    names = create_folder(path, FolderTemplate(template.value))
+    names = create_folder(path, template)
     typer.echo(f"Made {path}: {', '.join(names)}")
     typer.echo("Next:")
-    if template is TemplateName.LEROBOT:
+    if template is FolderTemplate.LEROBOT:
         typer.echo(f"  cp .../pretrained_model/* {path}     your trained policy")
     typer.echo(f"  edit {path / 'policy.py'}")
     typer.echo(f"  kinitro miner check {path}      try it, in real environments")
@@ -129,9 +122,7 @@ def run_check(path: Path, plan: "CheckPlan", *, quiet: bool = False) -> "Report"
         reports.append(await check_policy(path, plan, (lambda _: None) if quiet else _print_finding))
 
     # So that a signal takes the copy of the policy and its server along.
-    run_service(work, interrupted=INTERRUPTED)
-    if not reports:
-        raise typer.Exit(143)
+    run_service(work, has_own_end=True)
     (report,) = reports
     if not quiet:
         _print_verdict(report)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -10,7 +9,6 @@ from uuid import UUID
 import typer
 
 from kinitro.cli.common import (
-    DEFAULT_API_URL,
     ApiUrl,
     JsonFlag,
     LogLevel,
@@ -20,19 +18,13 @@ from kinitro.cli.common import (
 )
 from kinitro.cli.results import read_export
 from kinitro.errors import ConfigurationError
+from kinitro.types import EvalMode
 
 if TYPE_CHECKING:
     from kinitro.client import KinitroClient
     from kinitro.replay import Recorded, Replay, Run
     from kinitro.schemas import CycleExport, EpisodeOut, ExportEpisode
     from kinitro.settings import ExecutorSettings
-
-
-class EvalMode(StrEnum):
-    """Where the policy and the environment run."""
-
-    DOCKER = "docker"
-    PROCESS = "process"
 
 
 def register(app: typer.Typer) -> None:
@@ -66,8 +58,13 @@ def replay(
         ),
     ] = False,
     eval_mode: Annotated[
-        EvalMode, typer.Option("--eval-mode", help="Where the policy runs. `process` has no isolation.")
-    ] = EvalMode.DOCKER,
+        EvalMode | None,
+        typer.Option(
+            "--eval-mode",
+            help="Where the policy runs: docker, or process, which has no isolation.",
+            show_default="docker",
+        ),
+    ] = None,
     eval_images: Annotated[
         str | None, typer.Option("--eval-images", help="Images by family, as JSON.", show_default="the recorded ones")
     ] = None,
@@ -78,22 +75,21 @@ def replay(
 ) -> None:
     """Run finished episodes again from their seeds, and say whether they come out the same, or where they part.
 
-    Exit code 0: the same; 1: different, or it can't be told.
+    What is not given is as for an executor here (KINITRO_EXECUTOR_...). Exit code 0: the same; 1: different, or it
+    can't be told.
     """
-    from kinitro.settings import ExecutorSettings
-
     configure(LogLevel.WARNING)
     wanted = _Wanted(task_uuid, miner, environment, index, last_failure, everything, cycle)
     wanted.check(video)
-    settings = ExecutorSettings.load(
-        eval_mode=eval_mode.value,
-        eval_images=eval_images,
-        max_concurrent=max_concurrent,
-        api_url=api_url or DEFAULT_API_URL,
-    )
+    settings = _settings(api_url, eval_mode=eval_mode, eval_images=eval_images, max_concurrent=max_concurrent)
+    if settings.eval_mode is EvalMode.BASILICA and not without_policy:
+        raise ConfigurationError(
+            "A replay runs policies in docker or process mode, not in basilica mode.",
+            advice="Add --eval-mode docker, or process for a policy that you trust.",
+        )
     done: list[Replay] = []
     show = (lambda _: None) if json else _show
-    run_service(lambda: _run_again(wanted, export, settings, without_policy, done, show))
+    run_service(lambda: _run_again(wanted, export, settings, without_policy, done, show), has_own_end=True)
     if video is not None:
         _film(done[0], video)
     if json:
@@ -102,6 +98,14 @@ def replay(
         _summarise(done)
     if not all(_is_same(one) for one in done):
         raise typer.Exit(1)
+
+
+def _settings(api_url: str | None, **flags: object) -> "ExecutorSettings":
+    """Those of an executor on this machine; its API only where nothing names one to read from."""
+    from kinitro.settings import ExecutorSettings, SharedSettings
+
+    shared = SharedSettings.load(api_url=api_url)
+    return ExecutorSettings.load(api_url=shared.api_url if "api_url" in shared.model_fields_set else None, **flags)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import DEFAULT_API_URL, ApiUrl, JsonFlag, plain, print_json
+from kinitro.cli.common import ApiUrl, JsonFlag, chosen_api, plain, print_json
 from kinitro.errors import ConfigurationError
 from kinitro.types import CycleStatus
 
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: kinitro export 12 --output cycle-12.json")(export)
     app.command(epilog="Example: kinitro score cycle-12.json --json")(score)
     app.command(epilog="Example: kinitro explain --miner 3 cycle-12.json")(explain)
-    app.command(epilog="Example: kinitro compare 3 2 cycle-12.json && echo better")(compare)
+    app.command(epilog="Example: kinitro compare 3 2 cycle-12.json")(compare)
 
 
 def export(
@@ -38,7 +38,7 @@ def export(
     from kinitro.client import KinitroClient
 
     async def download() -> "CycleExport":
-        async with KinitroClient(api_url or DEFAULT_API_URL) as client:
+        async with KinitroClient(chosen_api(api_url)) as client:
             return await client.export(cycle_id)
 
     text = asyncio.run(download()).model_dump_json(indent=1)
@@ -104,7 +104,7 @@ def compare(
 ) -> None:
     """Say whether miner A is really better than B, by evidence that may be looked at after every cycle.
 
-    Exit code 0: better, 1: worse, 2: undecided.
+    With --json, `verdict` is better, worse or undecided. Exit code 0 whichever it is.
     """
     from kinitro.scoring.compare import compare_miners, render_comparison
 
@@ -113,7 +113,6 @@ def compare(
         print_json(plain(comparison) | {"verdict": comparison.overall.verdict.value})
     else:
         typer.echo(render_comparison(comparison))
-    raise typer.Exit(comparison.overall.verdict.exit_code)
 
 
 def _export_of(file: Path | None, api_url: str | None) -> "CycleExport":
@@ -123,7 +122,7 @@ def _export_of(file: Path | None, api_url: str | None) -> "CycleExport":
     from kinitro.client import KinitroClient
 
     async def download() -> "CycleExport":
-        async with KinitroClient(api_url or DEFAULT_API_URL) as client:
+        async with KinitroClient(chosen_api(api_url)) as client:
             last = (await client.status()).last_completed_cycle
             if last is None:
                 raise ConfigurationError(

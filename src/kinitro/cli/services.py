@@ -1,22 +1,14 @@
 """`kinitro api`, `scheduler` and `executor`: the long-running services."""
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kinitro.cli.common import DatabaseUrl, LogFormat, LogFormatFlag, LogLevel, LogLevelFlag, configure, run_service
+from kinitro.types import EvalMode
 
 if TYPE_CHECKING:
     from kinitro.settings import ExecutorSettings
-
-
-class EvalMode(StrEnum):
-    """Where policies and environments run."""
-
-    DOCKER = "docker"
-    BASILICA = "basilica"
-    PROCESS = "process"
 
 
 def register(app: typer.Typer) -> None:
@@ -149,7 +141,7 @@ def executor(
         executor_id=executor_id,
         batch_size=batch_size,
         poll_interval_seconds=poll_interval,
-        eval_mode=eval_mode.value if eval_mode else None,
+        eval_mode=eval_mode,
         eval_images=eval_images,
         max_concurrent=max_concurrent,
         env_families=env_families,

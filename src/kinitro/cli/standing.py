@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import DEFAULT_API_URL, JsonFlag, plain, print_json
+from kinitro.cli.common import ApiUrl, JsonFlag, chosen_api, plain, print_json
 from kinitro.cli.wallet_flags import (
     HotkeyNameFlag,
     NetuidFlag,
@@ -41,16 +41,7 @@ def status(
     hotkey: Annotated[
         str | None, typer.Option("--hotkey", help="An address instead of a wallet, anybody's.", show_default=False)
     ] = None,
-    api_url: Annotated[
-        str | None,
-        typer.Option(
-            "--api-url",
-            "--backend-url",
-            help="The evaluator's API.",
-            envvar="KINITRO_API_URL",
-            show_default=DEFAULT_API_URL,
-        ),
-    ] = None,
+    api_url: ApiUrl = None,
     json: JsonFlag = False,
 ) -> None:
     """Say where a submission stands: what is committed, where it is in the queue, its last result, and why.
@@ -61,7 +52,7 @@ def status(
     from kinitro.client import KinitroClient
     from kinitro.miner.standing import read_standing
 
-    chosen, url = chosen_network(network), api_url or DEFAULT_API_URL
+    chosen, url = chosen_network(network), chosen_api(api_url)
     address = hotkey or hotkey_address(chosen, chosen_wallet(wallet_name, hotkey_name, wallet_path))
 
     async def read() -> "Standing":

@@ -28,8 +28,11 @@ from huggingface_hub.errors import (
     XetDownloadError,
 )
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import get_session, hf_raise_for_status
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # public, but not marked as exported
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+)
 from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 from pydantic import SecretStr
 
@@ -55,7 +58,7 @@ class HuggingFaceHub:
 
     def __init__(self, token: SecretStr | None = None, limits: HubLimits | None = None) -> None:
         self._token: str | bool = token.get_secret_value() if token and token.get_secret_value() else False
-        self._limits = limits or HubLimits.from_environment()
+        self._limits = limits or HubLimits.chosen()
         self._api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=self._token)
         # An executor's log is no place for them; who publishes switches them on again.
         disable_progress_bars()
@@ -177,7 +180,7 @@ class HuggingFaceHub:
                 if not isinstance(verdict, InfrastructureError) or attempt + 1 == self._limits.attempts:
                     raise verdict from failure
             # Not for security: executors must not all come back at the same moment.
-            await asyncio.sleep(self._limits.first_pause_s * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+            await asyncio.sleep(self._limits.first_pause_s * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
         raise AssertionError("attempts is at least 1")
 
     async def _verdict(self, failure: HubFailure) -> PolicyError | InfrastructureError:

@@ -1,9 +1,8 @@
 """What is taken from a hub, and how long is waited for it."""
 
-import os
 from dataclasses import dataclass
 
-from kinitro.errors import ConfigurationError
+from kinitro.settings import SharedSettings
 
 GB = 10**9
 
@@ -23,16 +22,6 @@ class HubLimits:
     first_pause_s: float = 1.0
 
     @classmethod
-    def from_environment(cls) -> "HubLimits":
-        """The defaults, with `KINITRO_MAX_REPO_SIZE_GB` where it is set."""
-        text = os.environ.get("KINITRO_MAX_REPO_SIZE_GB", "5")
-        try:
-            size = float(text)
-        except ValueError:
-            size = -1.0
-        if not 0 < size < 1e6:
-            raise ConfigurationError(
-                f"KINITRO_MAX_REPO_SIZE_GB is {text!r}, not a size in gigabytes.",
-                advice="Set it to a number such as 5.",
-            )
-        return cls(max_bytes=int(size * GB))
+    def chosen(cls) -> "HubLimits":
+        """The defaults, with the size that is set. `ConfigurationError` when that is none."""
+        return cls(max_bytes=int(SharedSettings.load().max_repo_size_gb * GB))

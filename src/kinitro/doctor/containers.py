@@ -43,11 +43,10 @@ async def engine_answers() -> Finding:
     return ok("Docker", f"engine {version} answers")
 
 
-async def docker(settings: ExecutorSettings, families: Sequence[str]) -> Sequence[Finding]:
+async def docker(settings: ExecutorSettings, images: Mapping[str, str]) -> Sequence[Finding]:
     """Engine, images, isolation, on each Docker host. The probe's container is removed; nothing is pulled or swept."""
     if not has_extra("docker"):
         return [skipped(each, "the docker extra is not installed") for each in ("Docker", "Images", "Isolation")]
-    images = {family: settings.eval_images.get(family, f"kinitro/{family}:v1") for family in families}
     hosts = docker_hosts(settings)
     found = await asyncio.gather(*(_host(host, images) for host in hosts))
     if len(hosts) == 1:

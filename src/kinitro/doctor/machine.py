@@ -21,6 +21,7 @@ _MODULES = {
     "chain": ("bittensor",),
     "metaworld": ("metaworld", "mujoco"),
     "docker": ("docker", "affinetes"),
+    "basilica": ("affinetes", "basilica"),
 }
 _FULL_GB = 1.0
 _LITTLE_GB = 5.0

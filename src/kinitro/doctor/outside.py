@@ -12,12 +12,13 @@ from pydantic import SecretStr
 
 import kinitro
 from kinitro.chain import DEV_LEDGER_FILE, HotkeyName, Subnet, open_chain, shown_network
-from kinitro.client import KinitroClient
+from kinitro.client import KinitroClient, SetBy
 from kinitro.doctor.findings import Finding, failed, ok, skipped, warning
 from kinitro.doctor.machine import has_extra, wallet
 from kinitro.errors import ApiError, ApiUnreachable, ChainError, InfrastructureError
+from kinitro.executor.stage import basilica_token
 from kinitro.schemas import LeaseRef, SystemStatus
-from kinitro.settings import home_directory
+from kinitro.settings import ExecutorSettings, home_directory
 
 HUB = "https://huggingface.co"
 _CALL_S = 10.0
@@ -167,7 +168,7 @@ class ChainLook:
 
 async def api(url: str, key: SecretStr | None = None, *, works: bool = False) -> Sequence[Finding]:
     """A Kinitro API, its version, its database, and with `works` whether it takes an executor's calls."""
-    async with KinitroClient(url, key, timeout_s=_CALL_S) as client:
+    async with KinitroClient(url, key, _CALL_S, SetBy.EXECUTOR) as client:
         health = await client.health()
         if health.status != "ok":
             advice = "Look at the API's log, or run `kinitro doctor --role api` where it runs."
@@ -193,7 +194,7 @@ async def _key(client: KinitroClient, key: SecretStr | None) -> Finding:
 
 async def backend(url: str, look: ChainLook) -> Sequence[Finding]:
     """A validator's backend: does it publish weights for this subnet of this chain?"""
-    async with KinitroClient(url, timeout_s=_CALL_S) as client:
+    async with KinitroClient(url, timeout_s=_CALL_S, set_by=SetBy.VALIDATOR) as client:
         status = await client.status()
         weights = None
         try:
@@ -218,11 +219,10 @@ def _foreign(status: SystemStatus, netuid: int | None, genesis: str | None) -> F
     return failed("Subnet", text, "Check --backend-url, --netuid and --network.")
 
 
-async def basilica(token: str | None, url: str | None) -> Sequence[Finding]:
+async def basilica(settings: ExecutorSettings) -> Sequence[Finding]:
     """The token, and whether the service knows it."""
-    if not token:
-        advice = "Set KINITRO_EXECUTOR_MINER_BASILICA_API_TOKEN (or BASILICA_API_TOKEN)."
-        return [failed("Basilica", "There is no token for Basilica.", advice)]
+    token = basilica_token(settings).get_secret_value()
+    url = os.environ.get("BASILICA_API_URL")
     if not url:
         return [ok("Basilica", "a token is set; set BASILICA_API_URL to have it tried")]
     try:

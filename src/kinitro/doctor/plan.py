@@ -12,6 +12,7 @@ from kinitro.doctor import containers, machine, outside, services
 from kinitro.doctor.findings import Check, Finding, Role
 from kinitro.environments import registry
 from kinitro.settings import ApiSettings, ExecutorSettings, SchedulerSettings, ValidatorSettings
+from kinitro.types import EvalMode
 
 _SLOW_S = 60.0
 
@@ -84,17 +85,16 @@ def _executor(subjects: Subjects) -> list[Check]:
 
 
 def _mode(settings: ExecutorSettings) -> list[Check]:
+    families = (spec.family for spec in registry.served_by(settings.env_families))
+    images = registry.images_of(families, settings.eval_images)
     match settings.eval_mode:
-        case "docker":
-            families = sorted({spec.family for spec in registry.served_by(settings.env_families)})
-            return [_extras("hub", "docker"), Check("Docker", partial(containers.docker, settings, families), _SLOW_S)]
-        case "process":
+        case EvalMode.DOCKER:
+            return [_extras("hub", "docker"), Check("Docker", partial(containers.docker, settings, images), _SLOW_S)]
+        case EvalMode.PROCESS:
             drawing = partial(machine.rendering, needed=settings.use_images)
             return [_extras("hub", "metaworld"), Check("Rendering", drawing, _SLOW_S)]
-        case "basilica":
-            token = os.environ.get("KINITRO_EXECUTOR_MINER_BASILICA_API_TOKEN") or os.environ.get("BASILICA_API_TOKEN")
-            look = partial(outside.basilica, token, os.environ.get("BASILICA_API_URL"))
-            return [_extras("hub", "docker"), Check("Basilica", look)]
+        case EvalMode.BASILICA:
+            return [_extras("hub", "basilica"), Check("Basilica", partial(outside.basilica, settings))]
 
 
 def _scheduler(subjects: Subjects) -> list[Check]:

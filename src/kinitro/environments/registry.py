@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import cast
 
 from kinitro.environments import metaworld, procthor
@@ -42,15 +42,19 @@ def select(
 
 def served_by(families: Sequence[str] | None = None) -> tuple[EnvironmentSpec, ...]:
     """Every environment an executor of these families can run; without a choice, of those in the default set."""
-    known = sorted({spec.family for spec in catalogue()})
     chosen = families or {spec.family for spec in catalogue() if spec.default}
-    for family in chosen:
-        if family not in known:
-            raise ConfigurationError(
-                f"Unknown environment family {family!r}.",
-                advice=f"Families: {', '.join(known)}. See `kinitro env list`.",
-            )
+    _check_families(chosen, {spec.family for spec in catalogue()})
     return tuple(spec for spec in catalogue() if spec.family in chosen)
+
+
+def images_of(families: Iterable[str], chosen: Mapping[str, str]) -> dict[str, str]:
+    """The image of each of these families: the chosen one, else `kinitro/FAMILY:v1`.
+
+    Others may have a chosen one too. Raises `ConfigurationError` when a chosen one is of a family that does not exist.
+    """
+    wanted = set(families)
+    _check_families(chosen, wanted | {spec.family for spec in catalogue()}, " in the images (--eval-images)")
+    return {family: chosen.get(family, f"kinitro/{family}:v1") for family in sorted(wanted)}
 
 
 def build(spec: EnvironmentSpec, options: EnvironmentOptions) -> Environment:
@@ -65,6 +69,15 @@ def build(spec: EnvironmentSpec, options: EnvironmentOptions) -> Environment:
         "Callable[[EnvironmentSpec, EnvironmentOptions], Environment]", getattr(importlib.import_module(module), name)
     )
     return make(spec, options)
+
+
+def _check_families(chosen: Iterable[str], known: Collection[str], where: str = "") -> None:
+    for family in chosen:
+        if family not in known:
+            raise ConfigurationError(
+                f"Unknown environment family {family!r}{where}.",
+                advice=f"Families: {', '.join(sorted(known))}. See `kinitro env list`.",
+            )
 
 
 def _advice(wrong: str, known: Sequence[str]) -> str:

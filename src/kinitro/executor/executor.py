@@ -126,7 +126,7 @@ class Executor:
                 await self._until_changed()
             elif not await self._fetch_some(min(room, 100)):
                 # Not for security: executors must not all look at the same moment.
-                await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311
+                await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
 
     async def _sit_out(self) -> None:
         """While paused: says so and why, as often as it would ask for work."""

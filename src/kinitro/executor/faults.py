@@ -29,6 +29,6 @@ class FaultCounter:
         return self.count >= _IN_A_ROW
 
     def resume(self) -> None:
-        """After a self-test that passed: the next fault begins a new row."""
+        """After a self-test, passed or not: the next fault begins a new row, the next pause is longer."""
         self.count = 0
         self.pause_s = min(self.pause_s * 2, _LONGEST_PAUSE_S)

@@ -47,7 +47,7 @@ class Outbox:
                 pause_s = _FIRST_PAUSE_S
             except ApiUnreachable:
                 # Not for security: executors must not all come back at the same moment.
-                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311
+                await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     async def flush(self, deadline_s: float) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from kinitro.archive import Archive
-from kinitro.client import KinitroClient
+from kinitro.client import KinitroClient, SetBy
 from kinitro.environments import registry
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.executor.episodes import EpisodeRunner
@@ -50,7 +50,7 @@ async def build_executor(
     async with (
         _named(settings) as executor_id,
         open_rig(settings, environments, environment_server) as rig,
-        KinitroClient(settings.api_url, settings.api_key) as client,
+        KinitroClient(settings.api_url, settings.api_key, set_by=SetBy.EXECUTOR) as client,
     ):
         _log.info("executor_started", executor_id=executor_id, api_url=settings.api_url)
         link = ApiLink(client, executor_id, usage=rig.stage.usage)
@@ -86,7 +86,7 @@ def _episode_settings(settings: ExecutorSettings, stage: Stage) -> EpisodeSettin
         action_timeout_s=settings.action_timeout,
         timeout_s=settings.eval_timeout,
         use_images=settings.use_images,
-        eval_mode=settings.eval_mode,
+        eval_mode=settings.eval_mode.value,
         policy_image_digest=stage.policy_image_digest,
     )
 

@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from kinitro.backends.process import ProcessBackend
 from kinitro.deployments.limits import HubLimits
 from kinitro.deployments.pod import pod_program
 from kinitro.environments.base import EnvironmentSpec
+from kinitro.environments.registry import images_of
 from kinitro.environments.remote import EnvironmentServerPerEpisode
 from kinitro.environments.workers import ENVIRONMENT_SERVER, EnvironmentLaunch
 from kinitro.errors import ConfigurationError
@@ -22,6 +23,7 @@ from kinitro.executor.sizes import docker_size, kubernetes_size
 from kinitro.logs import get_logger
 from kinitro.schemas import DeploymentUsage, Usage
 from kinitro.settings import ExecutorSettings, home_directory
+from kinitro.types import EvalMode
 
 if TYPE_CHECKING:
     from kinitro.backends.basilica import BasilicaSettings
@@ -66,15 +68,16 @@ async def open_stage(
     `environment_server` replaces the usual command. Raises `ConfigurationError` when something that this mode needs
     is missing, or policies would not be isolated.
     """
+    images = images_of((spec.family for spec in environments), settings.eval_images)
     match settings.eval_mode:
-        case "process":
+        case EvalMode.PROCESS:
             async with _processes(settings, environment_server) as stage:
                 yield stage
-        case "docker":
-            async with _containers(settings, environments, environment_server) as stage:
+        case EvalMode.DOCKER:
+            async with _containers(settings, images, environment_server) as stage:
                 yield stage
-        case "basilica":
-            async with _deployments(settings, environments) as stage:
+        case EvalMode.BASILICA:
+            async with _deployments(settings, images) as stage:
                 yield stage
 
 
@@ -92,16 +95,14 @@ async def _processes(settings: ExecutorSettings, environment_server: Sequence[st
 
 @asynccontextmanager
 async def _containers(
-    settings: ExecutorSettings, environments: Sequence[EnvironmentSpec], environment_server: Sequence[str] | None
+    settings: ExecutorSettings, images: Mapping[str, str], environment_server: Sequence[str] | None
 ) -> AsyncIterator[Stage]:
     from kinitro.backends.docker import DockerFleet  # noqa: PLC0415 - optional
 
-    images = {spec.family: f"kinitro/{spec.family}:v1" for spec in environments} | settings.eval_images
-    served = {spec.family for spec in environments}
     async with DockerFleet(docker_hosts(settings)) as backend:
         digests = {
             family: await backend.ensure_image(images[family], f"kinitro env build {family} --tag {images[family]}")
-            for family in sorted(served)
+            for family in images
         }
         launch = EnvironmentLaunch(
             command=environment_server or _IN_IMAGE,
@@ -138,10 +139,9 @@ def docker_hosts(settings: ExecutorSettings) -> list["DockerSettings"]:
 
 
 @asynccontextmanager
-async def _deployments(settings: ExecutorSettings, environments: Sequence[EnvironmentSpec]) -> AsyncIterator[Stage]:
+async def _deployments(settings: ExecutorSettings, images: Mapping[str, str]) -> AsyncIterator[Stage]:
     from kinitro.backends.basilica import BasilicaBackend  # noqa: PLC0415 - optional
 
-    images = {spec.family: f"kinitro/{spec.family}:v1" for spec in environments} | settings.eval_images
     kubernetes_size(settings.miner_deployment_memory, _POLICY_MEMORY)
     memory_bytes = kubernetes_size(settings.eval_mem_limit or "8Gi", _EVAL_MEMORY)
     chosen = _basilica_settings(settings)
@@ -168,10 +168,10 @@ async def _deployments(settings: ExecutorSettings, environments: Sequence[Enviro
 def _basilica_settings(settings: ExecutorSettings) -> "BasilicaSettings":
     from kinitro.backends.basilica import BasilicaSettings, checked_address  # noqa: PLC0415 - optional
 
-    limits, warmup_s = HubLimits.from_environment(), settings.miner_deployment_warmup_timeout
+    limits, warmup_s = HubLimits.chosen(), settings.miner_deployment_warmup_timeout
     return BasilicaSettings(
         state=home_directory(),
-        token=_basilica_token(settings),
+        token=basilica_token(settings),
         url=checked_address(os.environ.get("BASILICA_API_URL") or _BASILICA, "BASILICA_API_URL"),
         image=settings.miner_deployment_image,
         program=pod_program,
@@ -186,8 +186,8 @@ def _basilica_settings(settings: ExecutorSettings) -> "BasilicaSettings":
     )
 
 
-def _basilica_token(settings: ExecutorSettings) -> SecretStr:
-    """Ours, else the one that the SDK reads."""
+def basilica_token(settings: ExecutorSettings) -> SecretStr:
+    """Ours, else the one that the SDK reads. `ConfigurationError` when there is none."""
     ours = settings.miner_basilica_api_token
     if ours is not None and ours.get_secret_value():
         return ours

@@ -57,7 +57,7 @@ class _Check:
         self._findings: list[Finding] = []
 
     async def run(self) -> Report:
-        self._add(*check_files(self._folder, HubLimits.from_environment()))
+        self._add(*check_files(self._folder, HubLimits.chosen()))
         self._add(_requirements(self._folder))
         if not any(found.subject == "files" and found.verdict is Verdict.FIX for found in self._findings):
             await self._run_it()

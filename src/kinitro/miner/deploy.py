@@ -104,7 +104,7 @@ async def _upload(plan: DeployPlan, hub: HubPublisher, hotkey: str, tell: Callab
     with tempfile.TemporaryDirectory(prefix="kinitro-deploy-") as scratch:
         folder = Path(scratch)
         found = stage(plan.folder, folder)
-        limits = HubLimits.from_environment()
+        limits = HubLimits.chosen()
         if found.total > limits.max_bytes:
             raise ConfigurationError(
                 f"{plan.folder} holds {shown_size(found.total)}; at most {shown_size(limits.max_bytes)} are taken.",
@@ -138,7 +138,7 @@ async def _check_uploaded(folder: Path, ref: PolicyRef, hub: HubPublisher) -> No
 async def _check_held(ref: PolicyRef, hub: HubPublisher, hotkey: str, *, dev: bool) -> None:
     """What the chain is about to name is there, within limits, and names its owner."""
     try:
-        check_listing(await hub.listing(ref), ref, HubLimits.from_environment())
+        check_listing(await hub.listing(ref), ref, HubLimits.chosen())
         owner = await hub.reader.read_owner(ref)
     except PolicyError as error:
         raise ConfigurationError(f"{ref.repo} would be refused: {error.message}", advice=error.advice) from error

@@ -2,22 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
-from enum import StrEnum
 from importlib.resources import as_file, files
 from pathlib import Path
 from string import Template
 
 from kinitro.errors import ConfigurationError
-
-
-class FolderTemplate(StrEnum):
-    """What `miner init` starts a policy from."""
-
-    MINIMAL = "minimal"
-    """One small class that works."""
-    LEROBOT = "lerobot"
-    """A trained LeRobot policy."""
-
+from kinitro.types import FolderTemplate
 
 _ABOUT = {
     FolderTemplate.MINIMAL: "A policy for Kinitro, made from its template.",

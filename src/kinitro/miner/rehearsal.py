@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class Rehearsal:
         return [task.result() for task in tasks]
 
     async def _play(self, seed: int, *, msgpack: bool = True, steps: int = STEPS) -> Run:
-        task = TaskConfig(self._spec.env_id, self._spec.env_name, self._spec.task_name, seed, "check")
+        task = TaskConfig(self._spec.env_id, self._spec.env_name, self._spec.task_name, seed, str(uuid4()))
         actions, seconds = [], []
         async with PolicyClient(self._url) as client:
             if msgpack:

@@ -58,7 +58,7 @@ def _projector(path: Path) -> "Iterator[_Projector]":
     """Writes beside `path` and renames at the end: nobody meets half a video."""
     try:
         import av  # noqa: F401, PLC0415 - only people who want videos need it
-        import PIL  # noqa: F401, PLC0415
+        import PIL  # noqa: F401, PLC0415 - likewise
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"Videos need the Python package {error.name!r}, which is not installed.",
@@ -139,7 +139,7 @@ class _Captions:
 
     def _labelled(self, view: Image, camera: str) -> Image:
         from PIL import Image as Pillow  # noqa: PLC0415 - optional
-        from PIL import ImageDraw, ImageFont  # noqa: PLC0415
+        from PIL import ImageDraw, ImageFont  # noqa: PLC0415 - optional
 
         picture = Pillow.fromarray(view)
         ImageDraw.Draw(picture).text(
@@ -154,7 +154,7 @@ class _Captions:
 
     def _with_bar(self, views: Image, line: str, verdict: str | None) -> Image:
         from PIL import Image as Pillow  # noqa: PLC0415 - optional
-        from PIL import ImageDraw, ImageFont  # noqa: PLC0415
+        from PIL import ImageDraw, ImageFont  # noqa: PLC0415 - optional
 
         height, width = views.shape[:2]
         bar = Pillow.new("RGB", (width + width % 2, _BAR + height % 2), (24, 24, 28))

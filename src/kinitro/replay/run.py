@@ -24,7 +24,7 @@ from kinitro.replay.recorded import Recorded
 from kinitro.replay.resimulate import recorded_steps, resimulate
 from kinitro.schemas import EpisodeConditions, TaskOut
 from kinitro.settings import ExecutorSettings
-from kinitro.types import TaskStatus
+from kinitro.types import EvalMode, TaskStatus
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _PATIENT_ACTION_S = 30.0
@@ -100,7 +100,7 @@ async def without_policy(episodes: Sequence[Recorded], *, catalogue: Catalogue |
 
 
 def _place(episode: Recorded, settings: ExecutorSettings) -> _Place:
-    if settings.eval_mode != "docker":
+    if settings.eval_mode is not EvalMode.DOCKER:
         return _Place(None, None, _library(episode.conditions))
     return _Place(_image_id(episode.run.image_digest), _image_id(episode.conditions.policy_image_digest), None)
 
@@ -169,7 +169,7 @@ async def _run(rig: Rig, settings: ExecutorSettings, recorded: Recorded) -> Outc
         action_timeout_s=action_timeout_s,
         timeout_s=timeout_s,
         use_images=conditions.use_images,
-        eval_mode=settings.eval_mode,
+        eval_mode=settings.eval_mode.value,
         policy_image_digest=rig.stage.policy_image_digest,
     )
     return await EpisodeRunner(rig.deployments, rig.workers, episode_settings).run(_task(recorded))

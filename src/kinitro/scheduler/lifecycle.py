@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +17,7 @@ from kinitro.scheduler import ownership, planning, publishing
 from kinitro.scheduler.auditor import Auditor
 from kinitro.scheduler.ownership import PolicyInspector
 from kinitro.schemas import RuleOut
+from kinitro.scoring import salt_digest
 from kinitro.settings import SchedulerSettings
 from kinitro.storage import (
     CyclePlan,
@@ -248,7 +248,7 @@ class Lifecycle:
                 netuid=subnet.netuid,
                 genesis=genesis,
                 salt=salt,
-                salt_sha256=sha256(salt).hexdigest(),
+                salt_sha256=salt_digest(salt),
                 target_block=await self._chain.finalized_block() + TARGET_DISTANCE,
                 episodes_per_env=self._settings.episodes_per_env,
                 environments={spec.env_id: spec.version for spec in self._environments},

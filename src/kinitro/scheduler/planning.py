@@ -21,11 +21,6 @@ class Discovery:
     readable: tuple[Sighting, ...]
     rejected: tuple[MinerEntry, ...]
 
-    @property
-    def committed(self) -> int:
-        """How many neurons have committed anything."""
-        return len(self.readable) + len(self.rejected)
-
 
 def discover(neurons: Iterable[Neuron]) -> Discovery:
     """Sorts a subnet's neurons by what their commitment says. Neurons without one are not miners."""

@@ -20,11 +20,6 @@ class Verdict(StrEnum):
     WORSE = "worse"
     UNDECIDED = "undecided"
 
-    @property
-    def exit_code(self) -> int:
-        """0, 1 or 2, for scripts."""
-        return list(Verdict).index(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Difference:

@@ -27,10 +27,6 @@ class Paired:
     ties: Counts
     losses: Counts
 
-    def swapped(self) -> "Paired":
-        """The same, seen from the other side."""
-        return Paired(self.losses, self.ties, self.wins)
-
     def pooled(self) -> "Paired":
         """Summed over environments: each (challenger,)."""
         return Paired(self.wins.sum(-1), self.ties.sum(-1), self.losses.sum(-1))

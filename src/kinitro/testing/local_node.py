@@ -30,7 +30,7 @@ class LocalNode:
     async def dev(self, name: str, *params: object) -> Any:  # Any: whatever JSON the call answers
         """Calls `dev_<name>`. A call that never answers by nature (`drop`) raises `ConnectionError`."""
         from websockets.asyncio.client import connect  # noqa: PLC0415 - comes with the `chain` extra
-        from websockets.exceptions import ConnectionClosed  # noqa: PLC0415
+        from websockets.exceptions import ConnectionClosed  # noqa: PLC0415 - likewise
 
         request = json.dumps({"jsonrpc": "2.0", "id": 1, "method": f"dev_{name}", "params": list(params)})
         async with asyncio.timeout(_DEADLINE_S), connect(self.url, max_size=2**28) as socket:

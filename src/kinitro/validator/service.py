@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from kinitro.chain import Chain, Signer, open_chain, shown_network
-from kinitro.client import KinitroClient
+from kinitro.client import KinitroClient, SetBy
 from kinitro.errors import (
     AmbiguousWrite,
     ApiError,
@@ -82,7 +82,7 @@ async def set_once(settings: ValidatorSettings, signer: Signer) -> Standing:
 async def _build(settings: ValidatorSettings, signer: Signer) -> AsyncIterator[Validator]:
     records = home_directory() / "validator"
     with open_journal(records, settings.netuid, signer.ss58_address) as journal:
-        async with KinitroClient(settings.backend_url) as client:
+        async with KinitroClient(settings.backend_url, set_by=SetBy.VALIDATOR) as client:
             yield Validator(settings, signer, client, journal)
 
 

@@ -100,10 +100,8 @@ class Validator:
             if self._held is None or self._held.published != published:
                 verify.check_age(published, await chain.finalized_block())
                 self._held = await self._verify(chain, published)
-        except (ApiError, NoWeightsYet, WeightsRefused) as error:
+        except (ApiError, ApiUnreachable, NoWeightsYet, WeightsRefused) as error:
             return error
-        except ApiUnreachable as error:
-            return ApiUnreachable(error.message, advice="Check --backend-url, and that `kinitro api` runs there.")
         return None
 
     async def _published(self) -> WeightsOut:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from kinitro.client import KinitroClient
+from kinitro.client import KinitroClient, SetBy
 from kinitro.errors import ApiError, ApiUnreachable, ConfigurationError
 from kinitro.schemas import LeaseRef
 
@@ -118,6 +118,9 @@ async def test_the_client_says_that_nothing_answers(free_port: int) -> None:
             with pytest.raises(ApiUnreachable, match=url) as caught:
                 await client.stats()
             assert "kinitro api" in str(caught.value)
+    async with KinitroClient(url, set_by=SetBy.EXECUTOR) as client:
+        with pytest.raises(ApiUnreachable, match=r"Check that `kinitro api` runs there.*KINITRO_EXECUTOR_API_URL"):
+            await client.stats()
 
 
 async def test_the_client_gives_up_on_an_api_that_never_answers() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -129,6 +130,17 @@ def test_an_unknown_environment_is_answered_with_near_ones(tmp_path, database_ur
     assert "metaworld/reach-v3" in shown.stderr
 
 
+@pytest.mark.parametrize("mode", ["docker", "basilica", "process"])
+def test_an_image_of_an_unknown_family_is_answered_with_those_there_are(tmp_path, mode):
+    images = '{"metawrld": "mine/metaworld:v2"}'
+    executor = ("executor", "--eval-mode", mode, "--api-url", "http://127.0.0.1:9")
+    for command in (executor, ("doctor", "--role", *executor)):
+        shown = kinitro(*command, "--eval-images", images, home=tmp_path)
+        assert shown.returncode == 1
+        assert "Unknown environment family 'metawrld' in the images (--eval-images)" in shown.stderr
+        assert "Families: metaworld, procthor" in shown.stderr
+
+
 def test_a_failing_command_shows_its_traceback_only_when_asked(tmp_path):
     url = "postgresql://me:secret@127.0.0.1:1/x"
     shown = kinitro("api", "--port", "0", "--database-url", url, "--log-level", "DEBUG", home=tmp_path)
@@ -173,6 +185,30 @@ def test_a_demo_does_not_touch_a_directory_that_is_not_empty(tmp_path):
     assert shown.returncode == 1
     assert "is not empty" in shown.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "1"),
+        ("explain", "--miner", "1"),
+        ("compare", "1", "2"),
+        ("replay", "--all"),
+        ("miner", "status", "--network", "dev"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_reads_from_an_api_takes_its_address_from_flag_variable_and_env_file(tmp_path, command):
+    def asked(*flags: str, **variables: str) -> int:
+        shown = kinitro(*command, *flags, home=tmp_path, **variables)
+        assert shown.returncode == 1
+        assert "and the address (--api-url or KINITRO_API_URL)." in shown.stdout + shown.stderr
+        return int(re.search(r"The Kinitro API at http://127\.0\.0\.1:(\d+) can't be reached", str(shown))[1])
+
+    (tmp_path / ".env").write_text("KINITRO_API_URL=http://127.0.0.1:1\n")
+    assert asked() == 1
+    assert asked(KINITRO_API_URL="http://127.0.0.1:2") == 2
+    assert asked("--api-url", "http://127.0.0.1:3", KINITRO_API_URL="http://127.0.0.1:2") == 3
 
 
 def test_replays_of_what_is_not_there_say_so_in_one_line(tmp_path):

@@ -1,4 +1,7 @@
-"""How a service ends: by Ctrl-C or SIGTERM with 0, and not by a Ctrl-C that was for somebody else."""
+"""How commands end: a service by Ctrl-C or SIGTERM with 0, and not by a Ctrl-C that was for somebody else.
+
+One that has an end of its own says with 130 or 143 that it was cut short.
+"""
 
 import os
 import signal
@@ -92,3 +95,51 @@ def test_so_does_the_scheduler(start) -> None:
     assert scheduler.poll() is None
     scheduler.terminate()
     assert scheduler.wait(20) == 0
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """Takes connections, never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        yield listener
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("replay", "--all"),
+        ("replay", "--last-failure", "--miner", "1", "--video", "failure.mp4"),
+        ("explain", "--miner", "1"),
+        ("compare", "1", "2"),
+        ("export", "1"),
+        ("doctor", "--role", "executor", "--eval-mode", "process"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_is_cut_short_does_not_look_as_if_it_had_ended(
+    silent: socket.socket, tmp_path: Path, words: tuple[str, ...], number: signal.Signals, code: int
+) -> None:
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "kinitro", *words, "--api-url", url],
+        env=os.environ | {"KINITRO_HOME": str(tmp_path), "HF_ENDPOINT": url},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            asked, _ = silent.accept()
+            with asked:
+                time.sleep(0.2)  # into the wait for an answer
+                process.send_signal(number)
+                said = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    # A shell calls the end by a signal that nobody handled 128 + its number.
+    ended = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    assert ended == code, said
+    assert said[0] == ""
+    assert "Error" not in said[1]

@@ -181,7 +181,9 @@ async def test_an_api_that_is_away_is_named_for_each_who_needs_it(doctor) -> Non
         "--api-url", NOBODY, "--backend-url", NOBODY,
     )  # fmt: skip
     assert "can't be reached" in visit.said("executor", "API")
+    assert "(--api-url or KINITRO_EXECUTOR_API_URL)" in visit.said("executor", "API")
     assert "can't be reached" in visit.said("validator", "Backend")
+    assert "(--backend-url or KINITRO_VALIDATOR_BACKEND_URL)" in visit.said("validator", "Backend")
     assert visit.verdict("executor", "Clock") == "skipped"
 
 
@@ -238,10 +240,24 @@ async def test_without_an_engine_the_executor_reads_how_to_get_one_and_the_rest_
 
 async def test_basilica_mode_needs_a_token_that_the_service_knows(doctor) -> None:
     executor = ("--role", "executor", "--eval-mode", "basilica", "--api-url", NOBODY)
-    assert "There is no token" in (await doctor(*executor)).said("executor", "Basilica")
+    assert "has no token" in (await doctor(*executor)).said("executor", "Basilica")
     away = await doctor(*executor, BASILICA_API_TOKEN="basilica_secret1", BASILICA_API_URL=NOBODY)
     assert "can't be reached" in away.said("executor", "Basilica")
     assert "basilica_secret1" not in away.stdout
+
+
+async def test_a_token_for_basilica_in_the_env_file_counts_as_it_does_for_the_executor(doctor, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("KINITRO_EXECUTOR_MINER_BASILICA_API_TOKEN=basilica_secret1\n")
+    visit = await doctor("--role", "executor", "--eval-mode", "basilica", "--api-url", NOBODY)
+    assert visit.verdict("executor", "Basilica") == "ok"
+    assert "a token is set" in visit.said("executor", "Basilica")
+
+
+async def test_basilica_mode_needs_basilicas_sdk_and_no_docker(doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("basilica", "docker") else True)
+    visit = await doctor("--role", "executor", "--eval-mode", "basilica", "--api-url", NOBODY)
+    assert "The extra basilica is not installed." in visit.said("executor", "Packages")
+    assert "pip install 'kinitro[basilica]'" in visit.said("executor", "Packages")
 
 
 # Clock, disk, deadlines

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from kinitro.deployments.hub import HuggingFaceHub
 from kinitro.deployments.limits import HubLimits
-from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
+from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.testing.hub import HubFault, HubFile, HubRepo, LocalHub, serving
 from kinitro.types import PolicyRef
 
@@ -232,10 +232,3 @@ async def test_whose_policy_it_is_can_not_be_read_while_the_hub_is_in_trouble(hu
     hub.faults = []
     with pytest.raises(PolicyError):
         await HuggingFaceHub(None, QUICK).read_owner(PolicyRef("user/policy", "0" * 40))
-
-
-@pytest.mark.parametrize("text", ["much", "-1", "0", "nan"])
-def test_a_size_limit_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv("KINITRO_MAX_REPO_SIZE_GB", text)
-    with pytest.raises(ConfigurationError, match="KINITRO_MAX_REPO_SIZE_GB"):
-        HubLimits.from_environment()

@@ -8,10 +8,11 @@ import pytest
 
 from kinitro.chain import DevLedger
 from kinitro.miner.check import CheckPlan
-from kinitro.miner.folder import FolderTemplate, create_folder
+from kinitro.miner.folder import create_folder
 from kinitro.settings import MinerSettings
 from kinitro.testing.hub import LocalHub, serving
 from kinitro.testing.line_world import LINE_REACH
+from kinitro.types import FolderTemplate
 
 LINE_SERVER = Path(__file__).parents[1] / "executor" / "line_server.py"
 RIGHT = """

@@ -53,6 +53,13 @@ async def test_what_is_wrong_with_a_policy_is_named(folder: Path, plan, policy: 
     assert words in to_fix(report)[subject]
 
 
+async def test_a_task_has_an_id_as_the_protocol_says(folder: Path, plan) -> None:
+    (folder / "policy.py").write_text(
+        "import uuid\n" + RIGHT.replace("return None", "assert str(uuid.UUID(task['task_id'])) == task['task_id']")
+    )
+    assert to_fix(await check_policy(folder, plan(episodes=1))) == {}
+
+
 async def test_a_slow_policy_is_told_how_slow_it_is(folder: Path, plan) -> None:
     (folder / "policy.py").write_text("import time\n" + RIGHT.replace("return {", "time.sleep(0.1)\n        return {"))
     report = await check_policy(folder, plan(action_timeout=0.05, time_budget_seconds=1.0, episodes=1))

@@ -74,7 +74,7 @@ async def test_no_weights_yet_is_said_with_where_to_look(backend, village):
 
 async def test_an_api_that_is_down_is_said_with_the_flag_to_check(backend, village):
     backend.url = "http://127.0.0.1:9"
-    with pytest.raises(ApiUnreachable, match=r"http://127.0.0.1:9 can't be reached.*Check --backend-url"):
+    with pytest.raises(ApiUnreachable, match=r"http://127.0.0.1:9 can't be reached.*address \(--backend-url or"):
         await set_once(village.settings(backend), village.validator)
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from kinitro.deployments.requirements import PROVIDED, read_requirements
 from kinitro.errors import ConfigurationError
-from kinitro.miner.folder import FolderTemplate, create_folder
+from kinitro.miner.folder import create_folder
+from kinitro.types import FolderTemplate
 
 
 @pytest.mark.parametrize("template", list(FolderTemplate))

@@ -8,7 +8,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from kinitro.miner.folder import FolderTemplate, create_folder
+from kinitro.miner.folder import create_folder
+from kinitro.types import FolderTemplate
 
 
 class Anything(ModuleType):

@@ -28,7 +28,7 @@ def remembered(*sightings: Sighting, first_seen: dict[int, int] | None = None) -
 
 def test_a_neuron_without_a_commitment_is_no_miner():
     found = planning.discover([Neuron(0, "validator", None, None)])
-    assert found.committed == 0
+    assert (found.readable, found.rejected) == ((), ())
 
 
 def test_an_unreadable_commitment_is_rejected_with_a_reason_its_owner_can_read():

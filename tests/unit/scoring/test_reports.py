@@ -1,6 +1,11 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from kinitro.cli.app import app
 from kinitro.errors import ConfigurationError
 from kinitro.schemas import CycleExport
 from kinitro.scoring.check import Outcome, all_passed, check_export, render_checks
@@ -103,18 +108,31 @@ def test_a_broken_structure_is_reported_and_not_raised(export: CycleExport) -> N
 def test_a_better_miner_is_shown_to_be_better_and_the_other_worse(make_export: MakeExport) -> None:
     export = make_export({0: draws(0.3, 0.3), 1: draws(0.8, 0.8)})
     found = compare_miners(export, 1, 0)
-    assert (found.overall.verdict, found.overall.verdict.exit_code) == (Verdict.BETTER, 0)
+    assert found.overall.verdict is Verdict.BETTER
     assert found.overall.episodes == 200
     assert found.overall.low < found.overall.difference < found.overall.high
     opposite = compare_miners(export, 0, 1)
-    assert (opposite.overall.verdict, opposite.overall.verdict.exit_code) == (Verdict.WORSE, 1)
+    assert opposite.overall.verdict is Verdict.WORSE
     assert "Uid 0 is worse than uid 1" in render_comparison(opposite)
 
 
 def test_equals_stay_undecided(make_export: MakeExport) -> None:
     found = compare_miners(make_export({0: draws(0.5, 0.5), 1: draws(0.5, 0.5, seed=1)}), 0, 1)
-    assert (found.overall.verdict, found.overall.verdict.exit_code) == (Verdict.UNDECIDED, 2)
+    assert found.overall.verdict is Verdict.UNDECIDED
     assert "not shown to differ" in render_comparison(found)
+
+
+@pytest.mark.parametrize(("one", "other", "verdict"), [(1, 0, "better"), (0, 1, "worse"), (0, 2, "undecided")])
+def test_the_command_says_the_verdict_and_its_exit_code_only_whether_it_could(
+    make_export: MakeExport, tmp_path: Path, one: int, other: int, verdict: str
+) -> None:
+    file = tmp_path / "cycle.json"
+    file.write_text(make_export({0: draws(0.3), 1: draws(0.8), 2: draws(0.3, seed=1)}).model_dump_json())
+    for more in ([], ["--json"]):
+        shown = CliRunner().invoke(app, ["compare", str(one), str(other), str(file), *more])
+        assert shown.exit_code == 0
+        assert verdict in shown.stdout.lower()
+    assert json.loads(shown.stdout)["verdict"] == verdict
 
 
 def test_each_environment_is_judged_by_itself(make_export: MakeExport) -> None:

@@ -161,7 +161,7 @@ class Basilica:
                 if verdict.code in ("basilica_refused", "basilica_quota") or attempt + 1 == _ATTEMPTS:
                     raise verdict from error
             # Not for security: executors must not all come back at the same moment.
-            await asyncio.sleep(self._first_pause_s * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+            await asyncio.sleep(self._first_pause_s * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
         raise AssertionError("there is at least one attempt")
 
 

@@ -101,7 +101,8 @@ class _Hub:
         for attempt in range(_ATTEMPTS):
             self._raise_if_late()
             try:
-                request = urllib.request.Request(self._address + path, headers=self._headers)  # noqa: S310
+                # The address was checked where it was set: it is http or https.
+                request = urllib.request.Request(self._address + path, headers=self._headers)  # noqa: S310 - see above
                 with self._opener.open(request, timeout=_TIMEOUT_S) as reply:
                     return use(reply)
             except urllib.error.HTTPError as error:

@@ -43,7 +43,7 @@ class NativeEpisodes:
         self._act = expert(task_name)
         vars(self._env).pop("sawyer_observation_space", None)  # cached with the goal's bounds at zero
         self._env._partially_observable = False  # noqa: SLF001 - no public names
-        self._env._set_task_called = True  # noqa: SLF001
+        self._env._set_task_called = True  # noqa: SLF001 - likewise
         self._env.seeded_rand_vec = True
 
     def run(self, seed: int, max_steps: int) -> bool:
@@ -57,7 +57,7 @@ class NativeEpisodes:
 
     def _reset(self, seed: int) -> Vector:
         env = self._env
-        env._freeze_rand_vec = False  # noqa: SLF001
+        env._freeze_rand_vec = False  # noqa: SLF001 - no public name
         for _ in range(2):
             env.seed(seed)
             mujoco.mj_resetData(env.model, env.data)

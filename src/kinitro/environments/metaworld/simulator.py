@@ -160,8 +160,8 @@ class Simulator:
     def _first_observation(self) -> Vector:
         native = self._native
         now = native._get_curr_obs_combined_no_goal()  # noqa: SLF001 - as MetaWorld's own reset does
-        native._prev_obs = now  # noqa: SLF001
-        return np.hstack((now, now, native._get_pos_goal()))  # noqa: SLF001
+        native._prev_obs = now  # noqa: SLF001 - likewise
+        return np.hstack((now, now, native._get_pos_goal()))  # noqa: SLF001 - likewise
 
 
 def _xyzw(wxyz: Vector) -> Vector:
