@@ -374,6 +374,7 @@ class Lifecycle:
             # The same verdicts lead to the same error: trying again would hold up every later cycle.
             return f"it could not be scored: {error.message}"
         await complete_cycle(self._connection, cycle, closing)
+        await set_notice(self._connection, "images", publishing.image_notice(export))
         return None
 
     async def _fail(self, cycle: OpenCycle, reason: str) -> None:

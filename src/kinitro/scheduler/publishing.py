@@ -8,6 +8,7 @@ from kinitro.environments.base import STAND_IN_SUFFIX
 from kinitro.scheduler.planning import copy_reason
 from kinitro.schemas import CycleExport
 from kinitro.scoring import CycleScore, pack_outcomes, score_cycle
+from kinitro.scoring.check import Outcome, check_images
 from kinitro.storage import Closing, OpenCycle, PublishedWeights, ScoreRow
 from kinitro.types import MinerState
 
@@ -79,6 +80,18 @@ def unscored_reason(environments: Mapping[str, str]) -> str | None:
     """Why a cycle of these environments (id to version) pays nobody: one is a stand-in for tests. None when it pays."""
     stand_ins = [env_id for env_id, version in environments.items() if version.endswith(STAND_IN_SUFFIX)]
     return f"it is unscored, for {', '.join(stand_ins)} ran on a stand-in for tests" if stand_ins else None
+
+
+def image_notice(export: CycleExport) -> str | None:
+    """What operators should know about the images a cycle ran from; None when it was one for each environment."""
+    found = check_images(export)
+    if found.outcome is not Outcome.NOTED:
+        return None
+    return (
+        f"In cycle {export.cycle_id} {found.detail}. Weights are paid all the same, but audits compare traces within "
+        "one image only, else verdicts alone. Two builds are two images: build on one machine and take that to the "
+        "others, with `docker save IMAGE | ssh HOST docker load` or through a registry (docs/docker.md)."
+    )
 
 
 def _score_rows(score: CycleScore, hotkeys: Mapping[int, str]) -> list[ScoreRow]:

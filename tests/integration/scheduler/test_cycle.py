@@ -1,6 +1,7 @@
 """Cycles from commitments to weights, on a real database and the dev ledger; a simple executor answers tasks."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -189,6 +190,22 @@ async def test_a_copy_under_another_name_earns_nothing_in_the_very_cycle_it_is_f
         export = await load_export(connection, cycle_id)
     (entry,) = [miner for miner in export.miners if miner.uid == copy]
     assert (entry.state, entry.reason, entry.place) == (MinerState.COPY, f"copy of uid {owner}", None)
+
+
+async def test_two_images_of_one_environment_are_paid_for_and_the_operator_is_told_until_it_is_one(database, ledger):
+    miner = await commit(ledger, "miner", "a/policy")
+
+    def answer(*images: str) -> Answer:
+        turn = itertools.cycle(images)
+        return lambda task: result(task, success=True).model_copy(update={"image_digest": next(turn)})
+
+    cycle_id = await run_one_cycle(database, ledger, answer("sha256:0", "sha256:1"))
+    assert (await row(database, t.weights, cycle_id)).weights == {str(miner): 1.0}
+    said = await notice(database, "images")
+    assert "ran from 2 different images: sha256:0 by executor, sha256:1 by executor" in said
+    assert "docker save" in said
+    await run_one_cycle(database, ledger, answer("sha256:0"))
+    assert await notice(database, "images") is None
 
 
 async def test_a_cycle_that_can_not_be_scored_fails_with_its_reason_and_the_next_one_runs(database, ledger):
@@ -500,7 +517,8 @@ async def test_an_executor_not_heard_of_for_a_day_is_forgotten(database, ledger)
         await connection.execute(sa.insert(t.executors).values(executor_id="gone", last_seen_at=long_ago))
         await connection.execute(sa.insert(t.executors).values(executor_id="asleep"))
     await commit(ledger, "miner", "a/policy")
-    await run_one_cycle(database, ledger, succeed)
+    # Without audits: the one that sleeps would be waited for.
+    await run_one_cycle(database, ledger, succeed, settings(audit_rate=0))
     async with database.begin() as connection:
         known = set(await connection.scalars(sa.select(t.executors.c.executor_id)))
     assert known == {"asleep", "executor"}
