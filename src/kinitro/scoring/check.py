@@ -136,11 +136,34 @@ def _check_policy_seeds(export: CycleExport) -> Check:
     return _verdict("policy seeds", wrong, f"{len(present)} follow from the salt and the hotkeys")
 
 
+def files_said(export: CycleExport) -> dict[int, set[str]]:
+    """The tree digests that were reported of each miner, by uid."""
+    said: defaultdict[int, set[str]] = defaultdict(set)
+    for episode in export.episodes:
+        if episode.tree_digest is not None:
+            said[episode.uid].add(episode.tree_digest)
+    return dict(said)
+
+
+def _unfounded_copies(export: CycleExport, competing: set[int]) -> list[str]:
+    """A copy that was evaluated must have one set of files, and one that competes no other. Else it was left out."""
+    said = files_said(export)
+    owned = [said[uid] for uid in competing & said.keys()]
+    copies = [miner.uid for miner in export.miners if miner.state is MinerState.COPY and miner.uid in said]
+    return [
+        f"uid {uid} is listed as a copy, but no miner that competes ran with the same files"
+        for uid in copies
+        if len(said[uid]) > 1 or said[uid] not in owned
+    ]
+
+
 def _check_tree_digests(export: CycleExport) -> Check:
     said = _who_said((episode.uid, episode.tree_digest, episode) for episode in export.episodes)
     if not said:
         return Check("policy files", Outcome.SKIPPED, "the export has no tree digests")
     competing = {m.uid for m in export.miners if m.state is MinerState.EVALUATED and m.place is not None}
+    if unfounded := _unfounded_copies(export, competing):
+        return _verdict("policy files", unfounded, "")
     owners: defaultdict[str, list[int]] = defaultdict(list)
     for uid in sorted(competing & said.keys()):
         for digest in said[uid]:

@@ -18,9 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kinitro.api import build_app
 from kinitro.chain import DEV_LEDGER_FILE, Chain, DevLedger, Signer, dev_signer
 from kinitro.scheduler import planning, publishing
+from kinitro.scheduler.files import agreed_files
 from kinitro.schemas import ResultIn, RuleOut, TaskOut
 from kinitro.settings import ApiSettings, ValidatorSettings
-from kinitro.storage import Database, TaskPool, cycles, line, load_export
+from kinitro.storage import Database, TaskPool, cycles, executors_to_ask, file_claims, line, load_export
 from kinitro.storage.task_pool import create_tasks
 from kinitro.types import MinerState, PolicyRef
 from kinitro.validator.journal import Attempt, open_journal
@@ -105,6 +106,7 @@ class Backend:
                 export,
                 subnet,
                 first_seen=await line.first_blocks(connection, cycle_id),
+                files=agreed_files(await file_claims(connection, cycle_id), await executors_to_ask(connection)),
                 weights_lifetime_blocks=lifetime_blocks,
             )
             await cycles.complete_cycle(connection, cycle, closing)

@@ -98,6 +98,19 @@ def test_a_miner_whose_files_changed_within_the_cycle_is_noted_with_who_said_so(
     assert "sha256:other by two?" in said
 
 
+def test_a_copy_whose_files_nobody_that_competes_has_was_left_out_and_that_is_found(export: CycleExport) -> None:
+    miners = [
+        miner.model_copy(update={"state": MinerState.COPY, "place": None}) if miner.uid == 1 else miner
+        for miner in export.miners
+    ]
+    accused = export.model_copy(update={"miners": miners})
+    assert "uid 1 is listed as a copy, but no miner" in failed(accused)["policy files"]
+    same = [e.model_copy(update={"tree_digest": "sha256:same"}) if e.uid < 2 else e for e in export.episodes]
+    assert failed(accused.model_copy(update={"episodes": same})) == {}
+    doubtful = [same[0].model_copy(update={"tree_digest": "sha256:else"}), *same[1:]]
+    assert "policy files" in failed(accused.model_copy(update={"episodes": doubtful}))
+
+
 def test_an_environment_that_ran_from_two_images_is_noted(export: CycleExport) -> None:
     episodes = [e.model_copy(update={"image_digest": f"sha256:{e.index % 2}"}) for e in export.episodes]
     said = noted(export.model_copy(update={"episodes": episodes}))["images"]
