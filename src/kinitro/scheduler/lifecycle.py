@@ -328,15 +328,16 @@ class Lifecycle:
         """Returns when every task is closed: by a verdict, by its last attempt, or by the cycle's timeout.
 
         Audits are waited for too, while runs of them are under way, for `audit_grace_seconds` at most; the rest lapses.
+        With the timeout all of them do, at once: what they withdrew could not be run again, at the miner's cost.
         """
         watch, done = Watch(self._clock), Watch(self._clock)
         while True:
             timed_out = await self._keep_going(cycle, watch.lap())
             async with self._connection.begin():
-                are_audited = await self._auditor.advance(cycle.id)
+                is_audited = not timed_out and await self._auditor.advance(cycle.id)
                 if not (await progress(self._connection, cycle.id)).finished:
                     done.lap()
-                elif timed_out or not are_audited or done.age > self._settings.audit_grace_seconds:
+                elif not is_audited or done.age > self._settings.audit_grace_seconds:
                     await self._auditor.lapse(cycle.id)
                     return
             await asyncio.sleep(self._settings.tick_seconds)

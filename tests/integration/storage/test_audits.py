@@ -5,12 +5,15 @@ import pytest
 from kinitro.errors import ExecutorQuarantined
 from kinitro.scheduler.auditor import Auditor
 from kinitro.scheduler.files import agreed_files
+from kinitro.scheduler.lifecycle import Lifecycle
+from kinitro.settings import SchedulerSettings
 from kinitro.storage import (
     disputes,
     executors_to_ask,
     file_claims,
     latest_claims,
     load_export,
+    open_cycle,
     pardon,
     progress,
     quarantine,
@@ -414,6 +417,26 @@ async def test_a_run_that_is_not_done_in_time_ends_with_the_audit(kit) -> None:
     refused = await kit.pool.submit("two", [kit.result(again)])
     assert [refusal.reason for refusal in refused.errors] == ["lost"]
     assert await kit.rows("select 1 from audit_runs") == []
+
+
+async def test_when_the_cycles_time_is_over_audits_lapse_and_no_verdict_is_withdrawn(kit) -> None:
+    cycle_id = await kit.start_cycle(miners=1, environments=ONE, episodes=3, drawn=[0])
+    await are_there(kit, "two", "three")
+    for task in await fetch(kit, "liar"):
+        await answer(kit, "liar", task, success=False)
+    for honest in ("two", "three", "three"):
+        await kit.audit(cycle_id)
+        (again,) = await fetch(kit, honest)
+        await answer(kit, honest, again)
+    await kit.run("update cycles set active_s = timeout_s + 1")
+    async with kit.database.connect() as connection:
+        cycle = await open_cycle(connection)
+        await connection.rollback()
+        await Lifecycle(connection, None, SchedulerSettings(), ()).wait(cycle)
+        now = await progress(connection, cycle_id)
+    assert (now.completed, now.failed) == (3, 0)
+    assert [row.state for row in await kit.rows("select state from audits")] == ["undecided"]
+    assert await kit.rows("select 1 from withdrawn_verdicts") == []
 
 
 async def test_an_open_cycle_tells_nobody_what_is_checked(kit) -> None:
