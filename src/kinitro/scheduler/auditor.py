@@ -4,18 +4,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.logs import get_logger
 from kinitro.scheduler.audit import Ask, Finding, is_beyond_luck, judge
+from kinitro.scheduler.files import doubtful
 from kinitro.storage import (
     OpenAudit,
     ask_for_run,
     audits_to_judge,
     close_audit,
     disputes,
+    file_claims,
     lapse_audits,
     live_executors,
     lock_cycle,
     lock_executors,
     mark_unsteady,
     open_audits,
+    open_audits_of_claims,
     quarantine,
     runs_under_way,
     set_notice,
@@ -39,6 +42,8 @@ class Auditor:
         """
         await lock_cycle(self._connection, cycle_id)
         await open_audits(self._connection, cycle_id)
+        if doubted := doubtful(await file_claims(self._connection, cycle_id)):
+            await open_audits_of_claims(self._connection, cycle_id, doubted)
         steps = await self._next_steps(cycle_id)
         losers = {step.contradicted for _, step in steps if isinstance(step, Finding) and step.contradicted}
         await lock_executors(self._connection, losers)

@@ -13,7 +13,7 @@ from kinitro.chain import Chain, Subnet, shown_network
 from kinitro.environments import EnvironmentSpec
 from kinitro.errors import ChainUnreachable, KinitroError
 from kinitro.logs import get_logger
-from kinitro.scheduler import ownership, planning, publishing
+from kinitro.scheduler import files, ownership, planning, publishing
 from kinitro.scheduler.auditor import Auditor
 from kinitro.scheduler.ownership import PolicyInspector
 from kinitro.schemas import RuleOut
@@ -30,15 +30,19 @@ from kinitro.storage import (
     close_over_budget,
     complete_cycle,
     create_tasks,
+    executors_to_ask,
     expire_leases,
     fail_cycle,
     fail_remaining,
+    file_claims,
     first_blocks,
+    forget_claims,
     forget_executors,
     forget_steps,
     give_places,
     insert_plan,
     known_owners,
+    latest_claims,
     load_export,
     lock_running,
     mark_running,
@@ -49,7 +53,6 @@ from kinitro.storage import (
     replace_turned_away,
     seconds_since_last_start,
     set_notice,
-    tree_digests,
 )
 from kinitro.types import CycleStatus, MinerState, PolicyRef
 
@@ -237,10 +240,11 @@ class Lifecycle:
         salt = secrets.token_bytes(32)
         async with self._connection.begin():
             submissions = await record_sightings(self._connection, readable)
-            line = planning.line_up(admitted, submissions, await tree_digests(self._connection))
+            line = planning.line_up(admitted, submissions, await self._known_files())
             seekers = planning.place_seekers(line, turned_away, submissions)
             placed = planning.with_places(line, await give_places(self._connection, seekers))
             await set_notice(self._connection, "miners", None)
+            await forget_claims(self._connection)
             await forget_executors(self._connection)
             await forget_steps(self._connection, self._settings.steps_kept_cycles)
             plan = CyclePlan(
@@ -261,6 +265,13 @@ class Lifecycle:
             cycle_id = await insert_plan(self._connection, plan)
         log.info("cycle_planned", cycle_id=cycle_id, target_block=plan.target_block, salt_sha256=plan.salt_sha256)
         return OpenCycle(cycle_id, CycleStatus.PENDING, plan, 0.0)
+
+    async def _known_files(self) -> dict[tuple[str, str], str]:
+        """The tree digest of each (lower-case repo, revision) of which it is agreed."""
+        executors = await executors_to_ask(self._connection)
+        claims = await latest_claims(self._connection)
+        agreed = {policy: files.agreed_digest(said, executors) for policy, said in claims.items()}
+        return {policy: digest for policy, digest in agreed.items() if digest is not None}
 
     async def finish(self, cycle: OpenCycle) -> None:
         """Takes an open cycle to its end."""
@@ -317,15 +328,16 @@ class Lifecycle:
         """Returns when every task is closed: by a verdict, by its last attempt, or by the cycle's timeout.
 
         Audits are waited for too, while runs of them are under way, for `audit_grace_seconds` at most; the rest lapses.
+        With the timeout all of them do, at once: what they withdrew could not be run again, at the miner's cost.
         """
         watch, done = Watch(self._clock), Watch(self._clock)
         while True:
             timed_out = await self._keep_going(cycle, watch.lap())
             async with self._connection.begin():
-                are_audited = await self._auditor.advance(cycle.id)
+                is_audited = not timed_out and await self._auditor.advance(cycle.id)
                 if not (await progress(self._connection, cycle.id)).finished:
                     done.lap()
-                elif timed_out or not are_audited or done.age > self._settings.audit_grace_seconds:
+                elif not is_audited or done.age > self._settings.audit_grace_seconds:
                     await self._auditor.lapse(cycle.id)
                     return
             await asyncio.sleep(self._settings.tick_seconds)
@@ -361,6 +373,8 @@ class Lifecycle:
         if now.failed > publishing.MAX_FAILED_SHARE * now.total:
             return f"{now.failed} of {now.total} episodes could not be evaluated (more than 5 %)"
         export = await load_export(self._connection, cycle.id)
+        claims = await file_claims(self._connection, cycle.id)
+        agreed = files.agreed_files(claims, await executors_to_ask(self._connection))
         first_seen = await first_blocks(self._connection, cycle.id)
         try:
             closing = publishing.close(
@@ -368,12 +382,15 @@ class Lifecycle:
                 export,
                 subnet,
                 first_seen=first_seen,
+                files=agreed,
                 weights_lifetime_blocks=self._settings.weights_lifetime_blocks,
             )
         except KinitroError as error:
             # The same verdicts lead to the same error: trying again would hold up every later cycle.
             return f"it could not be scored: {error.message}"
         await complete_cycle(self._connection, cycle, closing)
+        await set_notice(self._connection, "images", publishing.image_notice(export))
+        await set_notice(self._connection, "files", files.file_notice(cycle.id, claims, agreed))
         return None
 
     async def _fail(self, cycle: OpenCycle, reason: str) -> None:

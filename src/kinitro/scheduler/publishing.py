@@ -8,6 +8,7 @@ from kinitro.environments.base import STAND_IN_SUFFIX
 from kinitro.scheduler.planning import copy_reason
 from kinitro.schemas import CycleExport
 from kinitro.scoring import CycleScore, pack_outcomes, score_cycle
+from kinitro.scoring.check import Outcome, check_images, files_said
 from kinitro.storage import Closing, OpenCycle, PublishedWeights, ScoreRow
 from kinitro.types import MinerState
 
@@ -15,13 +16,15 @@ MAX_FAILED_SHARE = 0.05
 """A cycle of which more tasks than this got no verdict is not scored."""
 
 
-def find_copies(export: CycleExport, first_seen: Mapping[int, int]) -> dict[int, int]:
+def find_copies(export: CycleExport, first_seen: Mapping[int, int], files: Mapping[int, str]) -> dict[int, int]:
     """Miners whose snapshot turned out equal to that of one seen before them: uid to the earlier one's uid.
 
     `first_seen` maps uid to the block its policy was first seen at, ties by uid. Not by place: one who got its place
-    late, say because it was a copy then, may still have been there first.
+    late, say because it was a copy then, may still have been there first. `files` are the tree digests that are
+    agreed; one counts where the export says the same, so that everybody can see why somebody is a copy.
     """
-    digest_of = {episode.uid: episode.tree_digest for episode in export.episodes if episode.tree_digest}
+    said = files_said(export)
+    digest_of = {uid: digest for uid, digest in files.items() if said.get(uid) == {digest}}
     evaluated = [miner for miner in export.miners if miner.state is MinerState.EVALUATED and miner.place is not None]
     owner_of: dict[str, int] = {}
     copies: dict[int, int] = {}
@@ -52,13 +55,15 @@ def close(
     subnet: Subnet,
     *,
     first_seen: Mapping[int, int],
+    files: Mapping[int, str],
     weights_lifetime_blocks: int,
 ) -> Closing:
     """Scores a finished cycle through the same function as `kinitro score`. `subnet` is as of publishing.
 
-    `first_seen` maps each evaluated uid to the first block its policy was seen at. Raises `InvalidExport`.
+    `first_seen` maps each evaluated uid to the first block its policy was seen at, `files` to the tree digest that is
+    agreed of. Raises `InvalidExport`.
     """
-    copies = find_copies(export, first_seen)
+    copies = find_copies(export, first_seen, files)
     final = without_copies(export, copies)
     score = score_cycle(final)
     hotkeys = {miner.uid: miner.hotkey for miner in final.miners}
@@ -79,6 +84,18 @@ def unscored_reason(environments: Mapping[str, str]) -> str | None:
     """Why a cycle of these environments (id to version) pays nobody: one is a stand-in for tests. None when it pays."""
     stand_ins = [env_id for env_id, version in environments.items() if version.endswith(STAND_IN_SUFFIX)]
     return f"it is unscored, for {', '.join(stand_ins)} ran on a stand-in for tests" if stand_ins else None
+
+
+def image_notice(export: CycleExport) -> str | None:
+    """What operators should know about the images a cycle ran from; None when it was one for each environment."""
+    found = check_images(export)
+    if found.outcome is not Outcome.NOTED:
+        return None
+    return (
+        f"In cycle {export.cycle_id} {found.detail}. Weights are paid all the same, but audits compare traces within "
+        "one image only, else verdicts alone. Two builds are two images: build on one machine and take that to the "
+        "others, with `docker save IMAGE | ssh HOST docker load` or through a registry (docs/docker.md)."
+    )
 
 
 def _score_rows(score: CycleScore, hotkeys: Mapping[int, str]) -> list[ScoreRow]:

@@ -2,22 +2,31 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
-from kinitro.schemas import CycleExport
+from kinitro.logs import printable
+from kinitro.schemas import CycleExport, ExportEpisode
 from kinitro.scoring.outcomes import InvalidExport, read_history, read_outcomes
 from kinitro.scoring.seeds import SALT_BYTES, episode_seed, policy_seed, salt_digest
 from kinitro.types import MinerState
 
+_K = TypeVar("_K", int, str)
+
 _HEX_32 = re.compile(r"0x[0-9a-f]{64}")
+_SHOWN_DIGITS, _SHOWN_NAMES, _SHOWN_DIGESTS = 24, 100, 4
 
 
 class Outcome(StrEnum):
-    """`skipped`: the export holds nothing to check, and `detail` says why."""
+    """`noted`: executors' words differ, which proves nothing about the export but is worth a look (decision 26).
+
+    `skipped`: the export holds nothing to check, and `detail` says why.
+    """
 
     PASSED = "passed"
+    NOTED = "noted"
     FAILED = "failed"
     SKIPPED = "skipped"
 
@@ -39,13 +48,13 @@ def check_export(export: CycleExport) -> tuple[Check, ...]:
         _check_seeds,
         _check_policy_seeds,
         _check_tree_digests,
-        _check_image_digests,
+        check_images,
     )
     return tuple(check(export) for check in checks)
 
 
 def all_passed(checks: tuple[Check, ...]) -> bool:
-    """Whether nothing failed; skipped checks are no failures."""
+    """Whether nothing failed; what is noted or skipped is no failure."""
     return all(check.outcome is not Outcome.FAILED for check in checks)
 
 
@@ -54,11 +63,11 @@ def render_checks(checks: tuple[Check, ...]) -> str:
     return "\n".join(f"{check.outcome.value:<8} {check.name}: {check.detail}" for check in checks)
 
 
-def _verdict(name: str, problems: list[str], good: str) -> Check:
+def _verdict(name: str, problems: list[str], good: str, bad: Outcome = Outcome.FAILED) -> Check:
     if not problems:
         return Check(name, Outcome.PASSED, good)
     more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-    return Check(name, Outcome.FAILED, "; ".join(problems[:3]) + more)
+    return Check(name, bad, "; ".join(problems[:3]) + more)
 
 
 def _check_structure(export: CycleExport) -> Check:
@@ -127,31 +136,78 @@ def _check_policy_seeds(export: CycleExport) -> Check:
     return _verdict("policy seeds", wrong, f"{len(present)} follow from the salt and the hotkeys")
 
 
-def _check_tree_digests(export: CycleExport) -> Check:
-    competing = {m.uid for m in export.miners if m.state is MinerState.EVALUATED and m.place is not None}
-    found: defaultdict[int, set[str]] = defaultdict(set)
+def files_said(export: CycleExport) -> dict[int, set[str]]:
+    """The tree digests that were reported of each miner, by uid."""
+    said: defaultdict[int, set[str]] = defaultdict(set)
     for episode in export.episodes:
         if episode.tree_digest is not None:
-            found[episode.uid].add(episode.tree_digest)
-    if not found:
-        return Check("policy files", Outcome.SKIPPED, "the export has no tree digests")
-    owners: defaultdict[str, list[int]] = defaultdict(list)
-    for uid in sorted(competing & found.keys()):
-        for digest in found[uid]:
-            owners[digest].append(uid)
-    wrong = [
-        f"uid {uid} ran with {len(trees)} different sets of files" for uid, trees in found.items() if len(trees) > 1
+            said[episode.uid].add(episode.tree_digest)
+    return dict(said)
+
+
+def _unfounded_copies(export: CycleExport, competing: set[int]) -> list[str]:
+    """A copy that was evaluated must have one set of files, and one that competes no other. Else it was left out."""
+    said = files_said(export)
+    owned = [said[uid] for uid in competing & said.keys()]
+    copies = [miner.uid for miner in export.miners if miner.state is MinerState.COPY and miner.uid in said]
+    return [
+        f"uid {uid} is listed as a copy, but no miner that competes ran with the same files"
+        for uid in copies
+        if len(said[uid]) > 1 or said[uid] not in owned
     ]
-    wrong += [f"uids {uids} compete with the same files" for uids in owners.values() if len(uids) > 1]
-    return _verdict("policy files", wrong, f"one tree digest for each of {len(found)} miners, none shared")
 
 
-def _check_image_digests(export: CycleExport) -> Check:
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    for episode in export.episodes:
-        if episode.image_digest is not None:
-            found[episode.env_id].add(episode.image_digest)
-    if not found:
+def _check_tree_digests(export: CycleExport) -> Check:
+    said = _who_said((episode.uid, episode.tree_digest, episode) for episode in export.episodes)
+    if not said:
+        return Check("policy files", Outcome.SKIPPED, "the export has no tree digests")
+    competing = {m.uid for m in export.miners if m.state is MinerState.EVALUATED and m.place is not None}
+    if unfounded := _unfounded_copies(export, competing):
+        return _verdict("policy files", unfounded, "")
+    owners: defaultdict[str, list[int]] = defaultdict(list)
+    for uid in sorted(competing & said.keys()):
+        for digest in said[uid]:
+            owners[digest].append(uid)
+    odd = [
+        f"uid {uid} ran with {len(digests)} different sets of files: {_listed(digests)}"
+        for uid, digests in said.items()
+        if len(digests) > 1
+    ]
+    odd += [
+        f"uids {', '.join(map(str, uids))} compete with the same files: {_listed({digest: said[uids[0]][digest]})}"
+        for digest, uids in owners.items()
+        if len(uids) > 1
+    ]
+    return _verdict("policy files", odd, f"one tree digest for each of {len(said)} miners, none shared", Outcome.NOTED)
+
+
+def check_images(export: CycleExport) -> Check:
+    """Which images environments ran from, as their executors said."""
+    said = _who_said((episode.env_id, episode.image_digest, episode) for episode in export.episodes)
+    if not said:
         return Check("images", Outcome.SKIPPED, "the export has no image digests")
-    wrong = [f"{env_id} ran from {len(images)} different images" for env_id, images in found.items() if len(images) > 1]
-    return _verdict("images", wrong, f"one image for each of {len(found)} environments")
+    odd: defaultdict[str, list[str]] = defaultdict(list)
+    for env_id, images in said.items():
+        if len(images) > 1:
+            odd[f"ran from {len(images)} different images: {_listed(images)}"].append(env_id)
+    found = [f"{', '.join(env_ids)} {what}" for what, env_ids in odd.items()]
+    return _verdict("images", found, f"one image for each of {len(said)} environments", Outcome.NOTED)
+
+
+_Said = dict[str, set[str]]
+"""Each digest that was reported, with the executors that did."""
+
+
+def _who_said(reports: Iterable[tuple[_K, str | None, ExportEpisode]]) -> dict[_K, _Said]:
+    said: dict[_K, _Said] = {}
+    for what, digest, episode in reports:
+        if digest is not None:
+            said.setdefault(what, {}).setdefault(digest, set()).add(episode.executor_id or "nobody")
+    return said
+
+
+def _listed(said: _Said) -> str:
+    return ", ".join(
+        f"{printable(digest, _SHOWN_DIGITS)} by {printable(', '.join(sorted(who)), _SHOWN_NAMES)}"
+        for digest, who in sorted(said.items())[:_SHOWN_DIGESTS]
+    )

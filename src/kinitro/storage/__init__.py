@@ -15,8 +15,10 @@ from kinitro.storage.audits import (
     lock_executors,
     mark_unsteady,
     open_audits,
+    open_audits_of_claims,
     runs_under_way,
 )
+from kinitro.storage.claims import FileClaim, executors_to_ask, file_claims, forget_claims, latest_claims
 from kinitro.storage.cycles import (
     Closing,
     CyclePlan,
@@ -42,7 +44,7 @@ from kinitro.storage.cycles import (
 )
 from kinitro.storage.database import Database, open_database
 from kinitro.storage.export import load_export
-from kinitro.storage.line import Sighting, Submission, first_blocks, give_places, record_sightings, tree_digests
+from kinitro.storage.line import Sighting, Submission, first_blocks, give_places, record_sightings
 from kinitro.storage.quarantine import KnownExecutor, known_executors, pardon, quarantine, quarantines
 from kinitro.storage.records import forget_steps
 from kinitro.storage.task_life import (
@@ -63,6 +65,7 @@ __all__ = [
     "CyclePlan",
     "CycleProgress",
     "Database",
+    "FileClaim",
     "KnownExecutor",
     "LiveExecutor",
     "MinerEntry",
@@ -85,10 +88,13 @@ __all__ = [
     "completed_cycles",
     "create_tasks",
     "disputes",
+    "executors_to_ask",
     "expire_leases",
     "fail_cycle",
     "fail_remaining",
+    "file_claims",
     "first_blocks",
+    "forget_claims",
     "forget_executors",
     "forget_steps",
     "give_places",
@@ -96,6 +102,7 @@ __all__ = [
     "known_executors",
     "known_owners",
     "lapse_audits",
+    "latest_claims",
     "live_executors",
     "load_export",
     "lock_cycle",
@@ -104,6 +111,7 @@ __all__ = [
     "mark_running",
     "mark_unsteady",
     "open_audits",
+    "open_audits_of_claims",
     "open_cycle",
     "open_database",
     "pardon",
@@ -118,6 +126,5 @@ __all__ = [
     "runs_under_way",
     "seconds_since_last_start",
     "set_notice",
-    "tree_digests",
     "try_leadership",
 ]

@@ -4,14 +4,16 @@ The scheduler writes here, on the connection that holds its lock, with the cycle
 meanwhile. An audit's runs are tasks like any other to executors.
 """
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from kinitro.storage.claims import FileClaim
 from kinitro.types import AuditState
 
 
@@ -68,6 +70,12 @@ async def lock_cycle(connection: AsyncConnection, cycle_id: int) -> None:
 async def open_audits(connection: AsyncConnection, cycle_id: int) -> int:
     """Opens an audit for each drawn episode that has got its verdict from an executor; returns how many."""
     return len((await connection.execute(_OPEN, {"cycle": cycle_id})).all())
+
+
+async def open_audits_of_claims(connection: AsyncConnection, cycle_id: int, claims: Collection[FileClaim]) -> int:
+    """Opens an audit of one verdict for each of these claims of which none is checked yet; returns how many."""
+    asked = {"cycle": cycle_id, "claims": json.dumps([asdict(claim) for claim in claims])}
+    return len((await connection.execute(_OPEN_OF_CLAIMS, asked)).all())
 
 
 async def audits_to_judge(connection: AsyncConnection, cycle_id: int) -> list[OpenAudit]:
@@ -159,6 +167,21 @@ _OPEN = text("""
     where t.cycle_id = :cycle and t.is_drawn and t.status = 'completed' and v.executor_id is not null
       and not exists (select 1 from audits a where a.task_id = t.id and not a.is_moot)
     order by t.id
+    returning id
+""")
+
+_OPEN_OF_CLAIMS = text("""
+    insert into audits (cycle_id, task_id, hotkey, executor_id)
+    select distinct on (v.uid, v.executor_id, v.tree_digest) t.cycle_id, t.id, t.hotkey, v.executor_id
+    from json_to_recordset(cast(:claims as json)) as c(uid int, executor_id text, tree_digest text)
+    join verdicts v on v.cycle_id = :cycle and v.uid = c.uid and v.executor_id = c.executor_id
+                       and v.tree_digest = c.tree_digest
+    join tasks t on t.id = v.task_id
+    where not exists (
+        select 1 from audits a join verdicts w on w.task_id = a.task_id
+        where a.cycle_id = :cycle and not a.is_moot
+          and w.uid = v.uid and w.executor_id = v.executor_id and w.tree_digest = v.tree_digest)
+    order by v.uid, v.executor_id, v.tree_digest, t.position
     returning id
 """)
 

@@ -77,11 +77,6 @@ async def record_sightings(connection: AsyncConnection, sightings: Sequence[Sigh
     }
 
 
-async def tree_digests(connection: AsyncConnection) -> dict[tuple[str, str], str]:
-    """What executors found each (lower-case repo, revision) to hold."""
-    return {(row.repo_key, row.revision): row.tree_digest for row in await connection.execute(sa.select(t.snapshots))}
-
-
 async def first_blocks(connection: AsyncConnection, cycle_id: int) -> dict[int, int]:
     """The block at which each of a cycle's miners was first seen with its policy, by uid."""
     query = (

@@ -51,7 +51,7 @@ async def quarantine(
     entry = await connection.scalar(_ENTER, {**asked, "reason": reason})
     if entry is None:
         return None
-    await connection.execute(_FORGET_SNAPSHOTS, asked)
+    await connection.execute(_FORGET_CLAIMS, asked)
     await connection.execute(_END_AUDITS, asked)
     withdrawn = int(await connection.scalar(_WITHDRAW, asked) or 0)
     await close_over_budget(connection, cycle_id)
@@ -104,18 +104,10 @@ _ENTER = text("""
 
 _NOTE = text("update quarantines set withdrawn = :withdrawn where id = :entry")
 
-# What it said a policy's files are, where nobody else says so in this cycle: else it could make a miner a copy.
-_FORGET_SNAPSHOTS = text("""
-    delete from snapshots s
-    where exists (
-        select 1 from verdicts v join tasks t on t.id = v.task_id
-        where v.cycle_id = :cycle and v.executor_id = :executor
-          and (cast(:hotkey as text) is null or t.hotkey = :hotkey)
-          and lower(t.repo) = s.repo_key and t.revision = s.revision and v.tree_digest = s.tree_digest)
-      and not exists (
-        select 1 from verdicts v join tasks t on t.id = v.task_id
-        where v.cycle_id = :cycle and v.executor_id <> :executor
-          and lower(t.repo) = s.repo_key and t.revision = s.revision and v.tree_digest = s.tree_digest)
+# In earlier cycles too: who is a copy by its word alone is evaluated again.
+_FORGET_CLAIMS = text("""
+    delete from file_claims
+    where executor_id = :executor and (cast(:hotkey as text) is null or hotkey = :hotkey)
 """)
 
 # Audits of what is withdrawn, and, when nothing it says counts any more, those in which it had a say.

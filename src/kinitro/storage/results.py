@@ -199,7 +199,7 @@ _REPORTED = text("""
     select task_id, lease_token, content_sha256 from reports where lease_token = any(cast(:tokens as uuid[]))
 """)
 
-# Snapshots in order: two batches that bring the same ones wait for each other, and not in a circle.
+# Claims in order: two batches that bring the same ones wait for each other, and not in a circle.
 _WRITE_VERDICTS = text("""
     with r as materialized (
         select * from json_to_recordset(cast(:rows as json)) as r(
@@ -226,13 +226,11 @@ _WRITE_VERDICTS = text("""
                r.trace_digest, r.tree_digest, r.image_digest, decode(r.conditions, 'hex')
         from r join tasks t on t.id = r.task_id where t.audit_id is not null
     ),
-    snapshot as (
-        insert into snapshots (repo_key, revision, tree_digest)
-        select distinct on (lower(t.repo), t.revision) lower(t.repo), t.revision, r.tree_digest
-        from r join tasks t on t.id = r.task_id
-        where r.tree_digest is not null and t.audit_id is null and not exists (
-            select 1 from snapshots s where s.repo_key = lower(t.repo) and s.revision = t.revision)
-        order by lower(t.repo), t.revision
+    claim as (
+        insert into file_claims (cycle_id, uid, executor_id, tree_digest, hotkey, repo_key, revision)
+        select distinct t.cycle_id, t.uid, cast(:executor as text), r.tree_digest, t.hotkey, lower(t.repo), t.revision
+        from r join tasks t on t.id = r.task_id where r.tree_digest is not null
+        order by 1, 2, 3, 4
         on conflict do nothing
     )
     update tasks t set status = 'completed', started = true from r where t.id = r.task_id

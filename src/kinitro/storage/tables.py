@@ -52,16 +52,6 @@ places = sa.Table(
     sa.Column("submission_id", sa.Integer, sa.ForeignKey("submissions.id"), nullable=False, unique=True),
 )
 
-snapshots = sa.Table(
-    "snapshots",
-    metadata,
-    # What executors found a (repo, revision) to hold; equal digests are copies.
-    sa.Column("repo_key", sa.Text, primary_key=True),
-    sa.Column("revision", sa.Text, primary_key=True),
-    sa.Column("tree_digest", sa.Text, nullable=False),
-    sa.Column("recorded_at", TIMESTAMP, nullable=False, server_default=NOW),
-)
-
 owners = sa.Table(
     "owners",
     metadata,
@@ -239,6 +229,20 @@ verdicts = sa.Table(
     sa.CheckConstraint("error_kind is null or error_kind = 'policy'", name="error_kind"),
     # A miner's time in a cycle is summed at each submit, from the index alone.
     sa.Index("ix_verdicts_miner", "cycle_id", "uid", postgresql_include=["policy_seconds"]),
+)
+
+file_claims = sa.Table(
+    "file_claims",
+    metadata,
+    # What each executor said a miner's files are: equal ones are copies, when it is agreed. Of a policy's latest cycle.
+    sa.Column("cycle_id", sa.Integer, sa.ForeignKey("cycles.id"), primary_key=True),
+    sa.Column("uid", sa.Integer, primary_key=True),
+    sa.Column("executor_id", sa.Text, primary_key=True),
+    sa.Column("tree_digest", sa.Text, primary_key=True),
+    sa.Column("hotkey", sa.Text, nullable=False),
+    sa.Column("repo_key", sa.Text, nullable=False),
+    sa.Column("revision", sa.Text, nullable=False),
+    sa.Index("ix_file_claims_policy", "repo_key", "revision", "cycle_id"),
 )
 
 conditions = sa.Table(

@@ -1,6 +1,8 @@
 """Cycles from commitments to weights, on a real database and the dev ledger; a simple executor answers tasks."""
 
 import asyncio
+import functools
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from kinitro.scheduler.lifecycle import STALLED_AFTER_S, Lifecycle, RejectionLog
 from kinitro.scheduler.service import _keep_leading
 from kinitro.schemas import ResultIn, TaskOut
 from kinitro.scoring import salt_digest, score_cycle
+from kinitro.scoring.check import all_passed, check_export
 from kinitro.settings import SchedulerSettings
 from kinitro.storage import Database, TaskPool, load_export, try_leadership
 from kinitro.storage import tables as t
@@ -189,6 +192,63 @@ async def test_a_copy_under_another_name_earns_nothing_in_the_very_cycle_it_is_f
         export = await load_export(connection, cycle_id)
     (entry,) = [miner for miner in export.miners if miner.uid == copy]
     assert (entry.state, entry.reason, entry.place) == (MinerState.COPY, f"copy of uid {owner}", None)
+
+
+async def test_one_executors_word_makes_no_copy_where_others_could_be_asked_and_the_operator_is_told(database, ledger):
+    owner, other = await commit(ledger, "owner", "a/policy"), await commit(ledger, "other", "b/renamed", "b" * 40)
+    async with database.begin() as connection:
+        hour_ago = sa.text("clock_timestamp() - interval '1 hour'")
+        await connection.execute(sa.insert(t.executors).values(executor_id="asleep", last_seen_at=hour_ago))
+    answer = functools.partial(result, success=True, tree_digest="same-files")
+    first = await run_one_cycle(database, ledger, answer)
+    assert await states(database, first) == {owner: MinerState.EVALUATED, other: MinerState.EVALUATED}
+    assert "share files with another by executor alone" in await notice(database, "files")
+    async with database.begin() as connection:
+        assert all_passed(check_export(await load_export(connection, first)))
+        await connection.execute(sa.delete(t.executors).where(t.executors.c.executor_id == "asleep"))
+    second = await run_one_cycle(database, ledger, answer)  # what one says counts now: there is only the one
+    assert await states(database, second) == {owner: MinerState.EVALUATED, other: MinerState.COPY}
+    assert await notice(database, "files") is None
+    async with database.begin() as connection:
+        assert all_passed(check_export(await load_export(connection, second)))
+
+
+async def states(database: Database, cycle_id: int) -> dict[int, MinerState]:
+    async with database.begin() as connection:
+        return {miner.uid: miner.state for miner in (await load_export(connection, cycle_id)).miners}
+
+
+async def test_a_copy_that_was_found_is_not_evaluated_again_until_somebody_says_otherwise(database, ledger):
+    owner, other = await commit(ledger, "owner", "a/policy"), await commit(ledger, "other", "b/renamed", "b" * 40)
+
+    async def evaluated() -> set[int]:
+        cycle_id = await run_one_cycle(database, ledger, functools.partial(result, success=True, tree_digest="same"))
+        async with database.begin() as connection:
+            return {episode.uid for episode in (await load_export(connection, cycle_id)).episodes}
+
+    assert await evaluated() == {owner, other}
+    assert await evaluated() == {owner}
+    async with database.begin() as connection:
+        again = sa.select(*t.file_claims.c).where(t.file_claims.c.uid == other)
+        claim = (await connection.execute(again)).mappings().one()
+        await connection.execute(sa.insert(t.file_claims).values({**claim, "tree_digest": "its-own"}))
+    assert await evaluated() == {owner, other}
+
+
+async def test_two_images_of_one_environment_are_paid_for_and_the_operator_is_told_until_it_is_one(database, ledger):
+    miner = await commit(ledger, "miner", "a/policy")
+
+    def answer(*images: str) -> Answer:
+        turn = itertools.cycle(images)
+        return lambda task: result(task, success=True).model_copy(update={"image_digest": next(turn)})
+
+    cycle_id = await run_one_cycle(database, ledger, answer("sha256:0", "sha256:1"))
+    assert (await row(database, t.weights, cycle_id)).weights == {str(miner): 1.0}
+    said = await notice(database, "images")
+    assert "ran from 2 different images: sha256:0 by executor, sha256:1 by executor" in said
+    assert "docker save" in said
+    await run_one_cycle(database, ledger, answer("sha256:0"))
+    assert await notice(database, "images") is None
 
 
 async def test_a_cycle_that_can_not_be_scored_fails_with_its_reason_and_the_next_one_runs(database, ledger):
@@ -500,7 +560,8 @@ async def test_an_executor_not_heard_of_for_a_day_is_forgotten(database, ledger)
         await connection.execute(sa.insert(t.executors).values(executor_id="gone", last_seen_at=long_ago))
         await connection.execute(sa.insert(t.executors).values(executor_id="asleep"))
     await commit(ledger, "miner", "a/policy")
-    await run_one_cycle(database, ledger, succeed)
+    # Without audits: the one that sleeps would be waited for.
+    await run_one_cycle(database, ledger, succeed, settings(audit_rate=0))
     async with database.begin() as connection:
         known = set(await connection.scalars(sa.select(t.executors.c.executor_id)))
     assert known == {"asleep", "executor"}

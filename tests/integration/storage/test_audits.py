@@ -4,7 +4,21 @@ import pytest
 
 from kinitro.errors import ExecutorQuarantined
 from kinitro.scheduler.auditor import Auditor
-from kinitro.storage import disputes, load_export, pardon, progress, quarantine, quarantines
+from kinitro.scheduler.files import agreed_files
+from kinitro.scheduler.lifecycle import Lifecycle
+from kinitro.settings import SchedulerSettings
+from kinitro.storage import (
+    disputes,
+    executors_to_ask,
+    file_claims,
+    latest_claims,
+    load_export,
+    open_cycle,
+    pardon,
+    progress,
+    quarantine,
+    quarantines,
+)
 from kinitro.storage.export import load_episode
 from kinitro.storage.reads import audit_counts, load_status
 from kinitro.testing.records import made_up_record, made_up_steps
@@ -138,7 +152,7 @@ async def test_executors_contradicted_over_many_miners_get_nothing_more_and_all_
     verdicts = await kit.rows("select success, executor_id from verdicts")
     assert len(verdicts) == 24
     assert {(row.success, row.executor_id == "liar") for row in verdicts} == {(True, False)}
-    assert await kit.rows("select 1 from snapshots") == []
+    assert await kit.rows("select 1 from file_claims where executor_id = 'liar'") == []
     async with kit.database.connect() as connection:
         status = await load_status(connection)
     assert [entry.executor_id for entry in status.quarantined if entry.hotkey is None] == ["liar"]
@@ -263,6 +277,80 @@ async def test_the_record_of_a_withdrawn_verdict_goes_with_it_and_a_new_one_take
     assert len(await kit.rows("select 1 from records")) == 1
 
 
+# What policies' files are
+
+
+async def finish(kit, cycle_id: int, files: dict[int, str], *executors: str) -> None:
+    """Lets these run what is left, honestly, and its audits."""
+    for _ in range(8):
+        await kit.audit(cycle_id)
+        for executor in executors:
+            for task in await fetch(kit, executor):
+                await answer(kit, executor, task, tree_digest=files[task.miner_uid])
+
+
+async def agreed(kit, cycle_id: int) -> dict[int, str]:
+    async with kit.database.connect() as connection:
+        return agreed_files(await file_claims(connection, cycle_id), await executors_to_ask(connection))
+
+
+async def test_one_false_word_on_a_miners_files_is_looked_into_though_its_episode_was_not_drawn(kit) -> None:
+    cycle_id = await kit.start_cycle(miners=2, environments=ONE, episodes=20)
+    (first,) = [task for task in await fetch(kit, "liar") if task.miner_uid == 1][:1]
+    await answer(kit, "liar", first, tree_digest="owner's")  # the verdict is right, the files are another's
+    await kit.pass_time(61)
+    await are_there(kit, "one", "two", "liar")
+    await finish(kit, cycle_id, {0: "owner's", 1: "its-own"}, "one", "two")
+    assert await agreed(kit, cycle_id) == {0: "owner's", 1: "its-own"}
+    async with kit.database.connect() as connection:
+        assert [entry.executor_id for entry in await quarantines(connection)] == ["liar"]
+        export = await load_export(connection, cycle_id)
+    assert {episode.tree_digest for episode in export.episodes if episode.uid == 1} == {"its-own"}
+    assert {episode.success for episode in export.episodes} == {True}
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["the earlier", "the later"])
+async def test_who_ran_all_of_a_miner_and_calls_its_files_anothers_is_looked_into(kit, victim: int) -> None:
+    cycle_id = await kit.start_cycle(miners=2, environments=ONE, episodes=3)
+    files = {victim: "its-own", 1 - victim: "another's"}
+    for task in await fetch(kit, "liar"):
+        await answer(kit, "liar", task, tree_digest="another's")
+    await are_there(kit, "one", "two")
+    await finish(kit, cycle_id, files, "one", "two")
+    assert (await agreed(kit, cycle_id))[victim] == "its-own"
+
+
+async def test_two_who_differ_about_files_and_no_third_leave_it_open(kit) -> None:
+    cycle_id = await kit.start_cycle(miners=1, environments=ONE, episodes=2)
+    for executor, digest in {"one": "its-own", "liar": "another's"}.items():
+        (task,) = await fetch(kit, executor, 1)
+        await answer(kit, executor, task, tree_digest=digest)
+    await finish(kit, cycle_id, {0: "its-own"}, "one")
+    assert await agreed(kit, cycle_id) == {}
+
+
+async def test_a_copy_by_one_executors_word_needs_anothers_where_there_is_one(kit) -> None:
+    cycle_id = await kit.start_cycle(miners=2, environments=ONE, episodes=1)
+    files = {0: "same", 1: "same"}
+    await finish(kit, cycle_id, files, "one")
+    assert await agreed(kit, cycle_id) == files  # there is nobody else
+    await are_there(kit, "two")
+    assert await agreed(kit, cycle_id) == {}
+    await finish(kit, cycle_id, files, "two")
+    assert await agreed(kit, cycle_id) == files
+    assert [row.state for row in await kit.rows("select state from audits")] == ["agreed", "agreed"]
+
+
+async def test_what_a_quarantined_executor_said_of_files_in_earlier_cycles_is_forgotten_as_well(kit) -> None:
+    earlier = await kit.start_cycle(miners=1, environments=ONE, episodes=1)
+    await finish(kit, earlier, {0: "another's"}, "liar")
+    await kit.run("update cycles set status = 'completed', completed_at = clock_timestamp()")
+    cycle_id = await kit.start_cycle(miners=1, environments=ONE, episodes=1)
+    async with kit.database.begin() as connection:
+        await quarantine(connection, cycle_id, "liar", None, "tested")
+        assert await latest_claims(connection) == {}
+
+
 # Policies that are not steady
 
 
@@ -329,6 +417,26 @@ async def test_a_run_that_is_not_done_in_time_ends_with_the_audit(kit) -> None:
     refused = await kit.pool.submit("two", [kit.result(again)])
     assert [refusal.reason for refusal in refused.errors] == ["lost"]
     assert await kit.rows("select 1 from audit_runs") == []
+
+
+async def test_when_the_cycles_time_is_over_audits_lapse_and_no_verdict_is_withdrawn(kit) -> None:
+    cycle_id = await kit.start_cycle(miners=1, environments=ONE, episodes=3, drawn=[0])
+    await are_there(kit, "two", "three")
+    for task in await fetch(kit, "liar"):
+        await answer(kit, "liar", task, success=False)
+    for honest in ("two", "three", "three"):
+        await kit.audit(cycle_id)
+        (again,) = await fetch(kit, honest)
+        await answer(kit, honest, again)
+    await kit.run("update cycles set active_s = timeout_s + 1")
+    async with kit.database.connect() as connection:
+        cycle = await open_cycle(connection)
+        await connection.rollback()
+        await Lifecycle(connection, None, SchedulerSettings(), ()).wait(cycle)
+        now = await progress(connection, cycle_id)
+    assert (now.completed, now.failed) == (3, 0)
+    assert [row.state for row in await kit.rows("select state from audits")] == ["undecided"]
+    assert await kit.rows("select 1 from withdrawn_verdicts") == []
 
 
 async def test_an_open_cycle_tells_nobody_what_is_checked(kit) -> None:

@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 
 from kinitro.schemas import Refusal
+from kinitro.storage import FileClaim, file_claims, forget_claims, latest_claims
 from kinitro.storage.task_pool import (
     CycleProgress,
     close_over_budget,
@@ -256,13 +257,35 @@ async def test_an_error_without_a_kind_is_the_policys(kit) -> None:
     assert tuple(verdict) == (False, 0.0, "it fell over", "policy")
 
 
-async def test_the_first_tree_digest_of_a_snapshot_stays(kit) -> None:
-    await kit.start_cycle(miners=1, environments=["a/b"], episodes=2)
-    first, second = (await kit.pool.fetch("one", 2, None)).tasks
-    await kit.pool.submit("one", [kit.result(first, tree_digest="sha256:1")])
-    await kit.pool.submit("one", [kit.result(second, tree_digest="sha256:2")])
-    snapshots = await kit.rows("select repo_key, revision, tree_digest from snapshots")
-    assert [tuple(row) for row in snapshots] == [("user0/repo", "a" * 40, "sha256:1")]
+async def test_every_different_word_on_a_policys_files_is_kept_once(kit) -> None:
+    cycle_id = await kit.start_cycle(miners=1, environments=["a/b"], episodes=4)
+    digests = {"one": ["sha256:1", "sha256:2"], "two": ["sha256:1", "sha256:1"]}
+    for executor, said in digests.items():
+        tasks = (await kit.pool.fetch(executor, 2, None)).tasks
+        for task, digest in zip(tasks, said, strict=True):
+            await kit.pool.submit(executor, [kit.result(task, tree_digest=digest)])
+    expected = [FileClaim(0, "one", "sha256:1"), FileClaim(0, "one", "sha256:2"), FileClaim(0, "two", "sha256:1")]
+    async with kit.database.connect() as connection:
+        assert sorted(await file_claims(connection, cycle_id)) == expected
+        assert {key: sorted(said) for key, said in (await latest_claims(connection)).items()} == {
+            ("user0/repo", "a" * 40): expected
+        }
+
+
+async def test_of_each_policy_the_claims_of_its_last_cycle_are_kept(kit) -> None:
+    for number, miners in enumerate((2, 1)):
+        await kit.start_cycle(miners=miners, environments=["a/b"], episodes=1)
+        for task in (await kit.pool.fetch("one", 9, None)).tasks:
+            await kit.pool.submit("one", [kit.result(task, tree_digest=f"sha256:{number}")])
+        await kit.run("update cycles set status = 'completed', completed_at = clock_timestamp()")
+    async with kit.database.begin() as connection:
+        await forget_claims(connection)
+        latest = await latest_claims(connection)
+    assert [(said.uid, said.tree_digest) for claims in latest.values() for said in claims] == [
+        (0, "sha256:1"),
+        (1, "sha256:0"),
+    ]
+    assert len(await kit.rows("select 1 from file_claims")) == 2
 
 
 # Time budget

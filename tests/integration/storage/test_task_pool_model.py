@@ -66,7 +66,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.history: dict[Any, History] = defaultdict(History)
         self.leases: list[Lease] = []
         self.audit_ids: set[Any] = set()
-        call(kit.run("truncate cycles, executors, snapshots cascade"))
+        call(kit.run("truncate cycles, executors cascade"))
         started = kit.start_cycle(miners=2, episodes=2, budget_s=BUDGET_S, max_attempts=MAX_ATTEMPTS, drawn=DRAWN)
         self.cycle_id = call(started)
 

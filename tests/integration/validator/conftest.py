@@ -18,9 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kinitro.api import build_app
 from kinitro.chain import DEV_LEDGER_FILE, Chain, DevLedger, Signer, dev_signer
 from kinitro.scheduler import planning, publishing
+from kinitro.scheduler.files import agreed_files
 from kinitro.schemas import ResultIn, RuleOut, TaskOut
 from kinitro.settings import ApiSettings, ValidatorSettings
-from kinitro.storage import Database, TaskPool, cycles, line, load_export
+from kinitro.storage import Database, TaskPool, cycles, executors_to_ask, file_claims, line, load_export
 from kinitro.storage.task_pool import create_tasks
 from kinitro.types import MinerState, PolicyRef
 from kinitro.validator.journal import Attempt, open_journal
@@ -28,15 +29,20 @@ from kinitro.validator.journal import Attempt, open_journal
 NETUID = 7
 ENVIRONMENTS = ("metaworld/drawer-close-v3", "metaworld/reach-v3")
 Lie = Callable[[dict[str, Any]], None]
+Tell = Callable[[ResultIn, int], ResultIn]
 
 
 @dataclass
 class Backend:
-    """`lies` change the JSON of an answer, by the end of its path. `wins` say who succeeds where."""
+    """`lies` change the JSON of an answer, by the end of its path. `wins` say who succeeds where.
+
+    `tell` makes what executors submit of each result and its number.
+    """
 
     database: Database
     url: str = ""
     lies: dict[str, Lie] = field(default_factory=dict)
+    tell: Tell = lambda result, _: result
 
     async def complete_cycle(
         self,
@@ -100,6 +106,7 @@ class Backend:
                 export,
                 subnet,
                 first_seen=await line.first_blocks(connection, cycle_id),
+                files=agreed_files(await file_claims(connection, cycle_id), await executors_to_ask(connection)),
                 weights_lifetime_blocks=lifetime_blocks,
             )
             await cycles.complete_cycle(connection, cycle, closing)
@@ -107,8 +114,11 @@ class Backend:
 
     async def _run(self, wins: Mapping[int, tuple[str, ...]]) -> None:
         pool = TaskPool(self.database)
-        while tasks := (await pool.fetch("executor", 100, None)).tasks:
-            await pool.submit("executor", [_result(task, task.env_id in wins[task.miner_uid]) for task in tasks])
+        number = 0
+        while tasks := (await pool.fetch(executor := f"executor-{number % 2}", 1, None)).tasks:
+            results = [_result(task, task.env_id in wins[task.miner_uid]) for task in tasks]
+            await pool.submit(executor, [self.tell(result, number) for result in results])
+            number += 1
 
     def app(self) -> ASGIApp:
         honest = build_app(self.database, ApiSettings())

@@ -105,6 +105,23 @@ async def test_trust_without_recomputing_is_a_flag(backend, village, published):
     assert village.attempts()[-1].export_sha256 is None
 
 
+@pytest.mark.parametrize(
+    "tell",
+    [
+        lambda result, number: result.model_copy(update={"image_digest": f"sha256:{number % 2}"}),
+        lambda result, number: result.model_copy(update={"image_digest": f"sha256:{number == 3}"}),
+        lambda result, number: result.model_copy(update={"tree_digest": "false"}) if number == 3 else result,
+        lambda result, number: result.model_copy(update={"tree_digest": "tree-1"}),
+    ],
+    ids=["two honest builds", "one false image", "one false set of files", "the same files of everybody"],
+)
+async def test_no_digest_that_an_executor_reports_keeps_weights_from_being_set(backend, village, tell) -> None:
+    backend.tell = tell
+    await backend.complete_cycle(village.ledger, NETUID, {village.first: (DRAWER,), village.second: (REACH,)})
+    await set_once(village.settings(backend), village.validator)
+    assert await village.weights() is not None
+
+
 def changed(path: tuple[Any, ...], value: object) -> Any:
     def lie(document: Any) -> None:
         for step in path[:-1]:

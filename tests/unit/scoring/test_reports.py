@@ -22,8 +22,17 @@ def draws(*rates: float, seed: int = 0, episodes: int = 100) -> Table:
     return np.asarray(table)
 
 
+def found(export: CycleExport, outcome: Outcome) -> dict[str, str]:
+    return {check.name: check.detail for check in check_export(export) if check.outcome is outcome}
+
+
 def failed(export: CycleExport) -> dict[str, str]:
-    return {check.name: check.detail for check in check_export(export) if check.outcome is Outcome.FAILED}
+    return found(export, Outcome.FAILED)
+
+
+def noted(export: CycleExport) -> dict[str, str]:
+    assert all_passed(check_export(export))
+    return found(export, Outcome.NOTED)
 
 
 # Check
@@ -81,19 +90,36 @@ def test_a_cycle_that_ended_before_its_target_block_has_no_seeds_to_check(export
     }
 
 
-def test_two_miners_that_compete_with_the_same_files_are_found(export: CycleExport) -> None:
-    episodes = [e.model_copy(update={"tree_digest": "sha256:same"}) for e in export.episodes]
-    assert "uids [0, 1, 2]" in failed(export.model_copy(update={"episodes": episodes}))["policy files"]
+def test_two_miners_that_compete_with_the_same_files_are_noted_with_who_said_so(export: CycleExport) -> None:
+    episodes = [e.model_copy(update={"tree_digest": "sha256:same", "executor_id": "one"}) for e in export.episodes]
+    said = noted(export.model_copy(update={"episodes": episodes}))["policy files"]
+    assert "uids 0, 1, 2 compete with the same files: sha256:same by one" in said
 
 
-def test_a_miner_whose_files_changed_within_the_cycle_is_found(export: CycleExport) -> None:
-    episodes = [export.episodes[0].model_copy(update={"tree_digest": "sha256:other"}), *export.episodes[1:]]
-    assert "uid 0 ran with 2" in failed(export.model_copy(update={"episodes": episodes}))["policy files"]
+def test_a_miner_whose_files_changed_within_the_cycle_is_noted_with_who_said_so(export: CycleExport) -> None:
+    changed = export.episodes[0].model_copy(update={"tree_digest": "sha256:other", "executor_id": "two\n"})
+    said = noted(export.model_copy(update={"episodes": [changed, *export.episodes[1:]]}))["policy files"]
+    assert "uid 0 ran with 2 different sets of files" in said
+    assert "sha256:other by two?" in said
 
 
-def test_an_environment_that_ran_from_two_images_is_found(export: CycleExport) -> None:
+def test_a_copy_whose_files_nobody_that_competes_has_was_left_out_and_that_is_found(export: CycleExport) -> None:
+    miners = [
+        miner.model_copy(update={"state": MinerState.COPY, "place": None}) if miner.uid == 1 else miner
+        for miner in export.miners
+    ]
+    accused = export.model_copy(update={"miners": miners})
+    assert "uid 1 is listed as a copy, but no miner" in failed(accused)["policy files"]
+    same = [e.model_copy(update={"tree_digest": "sha256:same"}) if e.uid < 2 else e for e in export.episodes]
+    assert failed(accused.model_copy(update={"episodes": same})) == {}
+    doubtful = [same[0].model_copy(update={"tree_digest": "sha256:else"}), *same[1:]]
+    assert "policy files" in failed(accused.model_copy(update={"episodes": doubtful}))
+
+
+def test_an_environment_that_ran_from_two_images_is_noted(export: CycleExport) -> None:
     episodes = [e.model_copy(update={"image_digest": f"sha256:{e.index % 2}"}) for e in export.episodes]
-    assert "sim/task-0 ran from 2" in failed(export.model_copy(update={"episodes": episodes}))["images"]
+    said = noted(export.model_copy(update={"episodes": episodes}))["images"]
+    assert "sim/task-0, sim/task-1 ran from 2 different images" in said
 
 
 def test_a_broken_structure_is_reported_and_not_raised(export: CycleExport) -> None:
