@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from kinitro.errors import ConfigurationError, InfrastructureError
+from kinitro.errors import ConfigurationError, InfrastructureError, how_to_install
 
 SCHEMES = ("file", "s3")
 _DEADLINE_S = 30.0
@@ -125,6 +125,6 @@ def _obstore() -> Any:  # a module, and optional
     except ModuleNotFoundError:
         raise ConfigurationError(
             "s3:// places need the Python package 'obstore', which is not installed.",
-            advice="Install it: pip install 'kinitro[records]'.",
+            advice=how_to_install("records"),
         ) from None
     return obstore

@@ -1,6 +1,11 @@
 """The error tree. A family says whose fault a failure is; only a policy's own fault counts against its score."""
 
 
+def how_to_install(*extras: str) -> str:
+    """The advice for missing extras. From a clone: the name is on no package index, and anyone could put it on one."""
+    return f"Install it, in your clone: `uv sync` (all there is), or `pip install '.[{','.join(extras)}]'`."
+
+
 class KinitroError(Exception):
     """Root of every error this project raises on purpose.
 

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from kinitro.chain.base import Neuron, Signer, Subnet, WeightsMode, shown_network
 from kinitro.chain.commitment import MAX_COMMITMENT_BYTES, commitment_text
 from kinitro.chain.refusals import Write, refusal, unknown_fate
-from kinitro.errors import ChainError, ChainRejected, ChainUnreachable, ConfigurationError, NotRegistered
+from kinitro.errors import (
+    ChainError,
+    ChainRejected,
+    ChainUnreachable,
+    ConfigurationError,
+    NotRegistered,
+    how_to_install,
+)
 
 if TYPE_CHECKING:
     import bittensor as bt
@@ -355,7 +362,7 @@ def _sdk_settings(what: str) -> ModuleType:
     except ImportError:
         raise ConfigurationError(
             f"The Bittensor SDK, which {what} needs, is not installed.",
-            advice="Install it with `pip install 'kinitro[chain]'`, or use `--network dev`.",
+            advice=f"{how_to_install('chain')} Or use `--network dev`.",
         ) from None
     return settings
 

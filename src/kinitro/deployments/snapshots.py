@@ -11,7 +11,7 @@ from typing import Protocol
 
 from kinitro.deployments.cache import STAGING, Hold, Snapshot, hold, make_room, publish, whole
 from kinitro.deployments.trees import full_digest, list_files
-from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
+from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError, how_to_install
 from kinitro.types import PolicyRef
 
 DEFAULT_BYTES = 50 * 10**9
@@ -117,7 +117,7 @@ class SnapshotStore:
             raise InfrastructureError(
                 f"{ref.repo} at {ref.revision} is not in the snapshot cache, and no hub is set up.",
                 code="hub_missing",
-                advice="Install the hub extra: pip install 'kinitro[hub]'.",
+                advice=how_to_install("hub"),
             )
         staging = await asyncio.to_thread(self._new_staging)
         try:

@@ -12,7 +12,7 @@ from kinitro.backends.threads import in_daemon_thread
 from kinitro.chain.wallets import HotkeyName, public_address
 from kinitro.doctor.findings import Finding, failed, ok, skipped, warning
 from kinitro.environments import gl
-from kinitro.errors import ConfigurationError, KinitroError
+from kinitro.errors import ConfigurationError, KinitroError, how_to_install
 from kinitro.settings import home_directory
 
 _MODULES = {
@@ -41,9 +41,7 @@ def extras(names: Sequence[str]) -> Finding:
     """The extras that a role needs."""
     missing = [name for name in names if not has_extra(name)]
     if missing:
-        wanted = ",".join(missing)
-        advice = f"Install: pip install 'kinitro[{wanted}]' (in a clone `uv sync` has them all)."
-        return failed("Packages", f"The extra {' and '.join(missing)} is not installed.", advice)
+        return failed("Packages", f"The extra {' and '.join(missing)} is not installed.", how_to_install(*missing))
     return ok("Packages", f"extras {', '.join(names)}" if names else "no extras needed")
 
 

@@ -15,7 +15,7 @@ from kinitro.environments import Environment
 from kinitro.environments.base import Step
 from kinitro.environments.preview import Pictured
 from kinitro.environments.trace import Steps
-from kinitro.errors import ConfigurationError
+from kinitro.errors import ConfigurationError, how_to_install
 from kinitro.policy.messages import Image
 from kinitro.replay.compare import Run
 from kinitro.replay.recorded import Recorded
@@ -62,7 +62,7 @@ def _projector(path: Path) -> "Iterator[_Projector]":
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"Videos need the Python package {error.name!r}, which is not installed.",
-            advice="Install it: pip install 'kinitro[video]'.",
+            advice=how_to_install("video"),
         ) from None
     half = path.with_name(f".{path.name}.part")
     projector = _Projector(half)

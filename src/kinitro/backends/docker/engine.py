@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from kinitro.errors import ConfigurationError, InfrastructureError
+from kinitro.errors import ConfigurationError, InfrastructureError, how_to_install
 
 T = TypeVar("T")
 _THREADS = 16
@@ -42,7 +42,7 @@ class Engine:
             import docker
         except ImportError as error:
             raise ConfigurationError(
-                f"Docker mode needs the docker extra: {error}.", advice="Install it: pip install 'kinitro[docker]'."
+                f"Docker mode needs the docker extra: {error}.", advice=how_to_install("docker")
             ) from error
         try:
             environment = {"DOCKER_HOST": url} if url else None

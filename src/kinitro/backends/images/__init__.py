@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kinitro
-from kinitro.errors import ConfigurationError, InfrastructureError
+from kinitro.errors import ConfigurationError, InfrastructureError, how_to_install
 
 DEFAULT_TAGS = {
     "metaworld": "kinitro/metaworld:v1",
@@ -141,9 +141,7 @@ def _run_affinetes(name: str, context: Path, options: BuildOptions, output: "_Li
 
 def _translated(name: str, error: Exception, output: "_Lines") -> ConfigurationError | InfrastructureError:
     if isinstance(error, ImportError):
-        return ConfigurationError(
-            f"Images can't be built: {error}.", advice="Install the docker extra: pip install 'kinitro[docker]'."
-        )
+        return ConfigurationError(f"Images can't be built: {error}.", advice=how_to_install("docker"))
     if "connect to Docker daemon" in str(error):
         return ConfigurationError(
             f"No Docker engine answers: {error}",

@@ -4,7 +4,7 @@ import os
 
 from kinitro.environments.base import Environment, EnvironmentOptions, EnvironmentSpec
 from kinitro.environments.metaworld.tasks import specs
-from kinitro.errors import ConfigurationError
+from kinitro.errors import ConfigurationError, how_to_install
 
 __all__ = ["build", "specs"]
 
@@ -19,6 +19,6 @@ def build(spec: EnvironmentSpec, options: EnvironmentOptions) -> Environment:
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"{spec.env_id} needs the Python package {error.name!r}, which is not installed.",
-            advice="Install the simulator: pip install 'kinitro[metaworld]'.",
+            advice=how_to_install("metaworld"),
         ) from error
     return MetaWorldEnvironment(spec, options)

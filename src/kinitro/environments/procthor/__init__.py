@@ -4,7 +4,7 @@ import platform
 
 from kinitro.environments.base import Environment, EnvironmentOptions, EnvironmentSpec
 from kinitro.environments.procthor.spec import specs
-from kinitro.errors import ConfigurationError
+from kinitro.errors import ConfigurationError, how_to_install
 
 __all__ = ["build", "specs"]
 
@@ -22,7 +22,7 @@ def build(spec: EnvironmentSpec, options: EnvironmentOptions) -> Environment:
     if find_spec("ai2thor") is None:
         raise ConfigurationError(
             f"{spec.env_id} needs the Python package 'ai2thor', which is not installed.",
-            advice="Install the simulator: pip install 'kinitro[procthor]'.",
+            advice=how_to_install("procthor"),
         )
     from kinitro.environments.procthor.adapter import ProcThorEnvironment  # noqa: PLC0415 - as above
 
