@@ -9,7 +9,7 @@ from typing import TypeVar
 from kinitro.environments.base import Environment, EnvironmentSpec, Step
 from kinitro.environments.stall import StallMonitor
 from kinitro.environments.trace import Steps, Trace
-from kinitro.errors import EnvironmentFault, InfrastructureError, KinitroError, PolicyError
+from kinitro.errors import EnvironmentFault, InfrastructureError, PolicyError
 from kinitro.policy.client import RESET_TIMEOUT_S, PolicyClient
 from kinitro.policy.codec import ActionSpace
 from kinitro.policy.messages import Action, Observation, TaskConfig
@@ -32,8 +32,9 @@ class EpisodeRequest:
     max_timesteps: int
     action_timeout_s: float
     timeout_s: float
-    """For the whole episode, from reset. Past it the policy is at fault, unless the time outside the waits for the
-    policy (ours: the simulator, the wire) is more than half of it."""
+    """For all waits for the policy together, past which it is at fault; and as long again for all the rest (the
+    simulator, above all), past which we are. Neither counts into the other: a slow machine must blame no policy, and a
+    slow policy must not turn its loss into our fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,37 +172,36 @@ class _Run:
     async def _wait(
         self, call: Callable[[float], Awaitable[T]], limit_s: float, stall_s: Callable[[float], float]
     ) -> T:
-        """Waits for the policy, within its own limit and the episode's. `stall_s` says which stall of ours, if any,
-        may have made it late within the limit that held.
+        """Waits for the policy, within the limit of this wait and what is left of its time in this episode. `stall_s`
+        says which stall of ours, if any, may have made it late within the limit that held.
         """
-        left_s = self._time_left()
+        self._raise_if_simulator_is_slow()
+        left_s = self.request.timeout_s - self.policy_seconds
+        if left_s <= 0:
+            raise self._overtime()
         try:
             return await call(min(limit_s, left_s))
         except PolicyError as error:
             fault = attributed(error, stall_s(min(limit_s, left_s)))
             if fault is error and error.code == "timeout" and left_s < limit_s:
-                raise self._overtime(waited_s=self.policy.last_wait.seconds) from error
+                raise self._overtime() from error
             raise fault from error
         finally:
             self.policy_seconds += self.policy.last_wait.seconds
 
-    def _time_left(self) -> float:
-        left_s = self.started + self.request.timeout_s - self.clock()
-        if left_s <= 0:
-            raise self._overtime(waited_s=0.0)
-        return left_s
-
-    def _overtime(self, *, waited_s: float) -> KinitroError:
-        ours_s = self.clock() - self.started - self.policy_seconds - waited_s
-        limit = f"{self.request.timeout_s:g} s"
-        if ours_s > self.request.timeout_s / 2:
-            return EnvironmentFault(
-                f"The episode did not end within {limit}, {ours_s:.1f} s of which the simulator took.",
+    def _raise_if_simulator_is_slow(self) -> None:
+        ours_s = self.clock() - self.started - self.policy_seconds
+        if ours_s > self.request.timeout_s:
+            raise EnvironmentFault(
+                f"{self.environment.spec.env_id} took {ours_s:.1f} s for {self.timesteps} steps, without the policy's "
+                f"time; it has {self.request.timeout_s:g} s.",
                 code="environment_slow",
                 advice="Raise KINITRO_EXECUTOR_EVAL_TIMEOUT or run fewer episodes at once.",
             )
+
+    def _overtime(self) -> PolicyError:
         return PolicyError(
-            f"The episode did not end within {limit}: the policy took {self.policy_seconds + waited_s:.1f} s of it.",
+            f"The policy took all the {self.request.timeout_s:g} s that its answers may take in one episode.",
             code="episode_timeout",
         )
 

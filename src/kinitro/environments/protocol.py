@@ -37,6 +37,11 @@ class EvaluateRequest(Request):
     policy_task_id: Name | None = None
     """What the policy is shown in place of `task_id`, where that is needed for something else."""
 
+    @property
+    def longest_s(self) -> float:
+        """How long the episode may last: `timeout` is the policy's, and as much is everything else's."""
+        return 2 * self.timeout
+
     def document(self, secret: str) -> dict[str, object]:
         """What a call with this secret sends, as JSON has it. What is not needed is left out."""
         return self.model_copy(update={"secret": secret}).model_dump(mode="json", exclude_none=True)

@@ -33,7 +33,7 @@ class EnvironmentServer(Protocol):
         ...
 
     async def evaluate(self, request: EvaluateRequest, deadline_s: float) -> EvaluateReply:
-        """Runs one episode there. `deadline_s` must exceed `request.timeout` by the time a simulator takes to build."""
+        """Runs one episode there. `deadline_s` must exceed its `longest_s` by the time a simulator takes to build."""
         ...
 
     async def close(self) -> None:
@@ -120,7 +120,7 @@ class RemoteEnvironmentServer:
         return await self._call("POST", "/list_environments", b"{}", deadline_s, EnvironmentList)
 
     async def evaluate(self, request: EvaluateRequest, deadline_s: float) -> EvaluateReply:
-        """Runs one episode there. `deadline_s` must exceed `request.timeout` by the time a simulator takes to build."""
+        """Runs one episode there. `deadline_s` must exceed its `longest_s` by the time a simulator takes to build."""
         body = json.dumps(request.document(self._secret)).encode()
         return await self._call("POST", "/evaluate", body, deadline_s, EvaluateReply)
 

@@ -15,7 +15,7 @@ from kinitro.schemas import EpisodeRecord, ResultIn, TaskOut
 from kinitro.types import EpisodeResult, ErrorKind, PolicyRef
 
 _log = get_logger("executor")
-_GRACE_S = 30.0  # beyond the episode's own timeout: building a simulator, and the policy's health and reset
+_GRACE_S = 30.0  # beyond the episode's own time: building a simulator, and the policy's health
 _MAX_ERROR = 4000
 
 
@@ -110,7 +110,7 @@ class EpisodeRunner:
             authorization=policy.authorization if policy else None,
         )
         async with self._workers.lease(task.env_id, policy) as server:
-            reply = await server.evaluate(request, settings.timeout_s + _GRACE_S)
+            reply = await server.evaluate(request, request.longest_s + _GRACE_S)
         check_version(reply, self._versions.get(task.env_id))
         return reply
 

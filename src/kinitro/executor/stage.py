@@ -181,7 +181,7 @@ def _basilica_settings(settings: ExecutorSettings) -> "BasilicaSettings":
         max_repo_files=limits.max_files,
         min_gpu_memory_gb=settings.miner_deployment_min_gpu_memory_gb,
         # Handed out up to the TTL; an episode that began then must still be able to end.
-        lifetime_s=settings.miner_deployment_ttl_seconds + 3 * warmup_s + settings.eval_timeout + _MARGIN_S,
+        lifetime_s=settings.miner_deployment_ttl_seconds + 3 * warmup_s + 2 * settings.eval_timeout + _MARGIN_S,
         start_s=warmup_s,
     )
 

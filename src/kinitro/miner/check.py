@@ -98,9 +98,8 @@ class _Check:
                 spec = self._plan.environments[number % len(self._plan.environments)]
                 try:
                     async with workers.lease(spec.env_id) as server:
-                        reply = await server.evaluate(
-                            self._request(url, spec, number), self._plan.settings.eval_timeout + _SIMULATOR_START_S
-                        )
+                        request = self._request(url, spec, number)
+                        reply = await server.evaluate(request, request.longest_s + _SIMULATOR_START_S)
                 except InfrastructureError as error:
                     self._add(Finding(Verdict.SKIPPED, spec.env_id, error.message))
                     return

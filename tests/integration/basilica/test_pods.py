@@ -61,7 +61,7 @@ async def test_a_deployment_has_what_the_settings_ask_for(backend, basilica, upl
     (pod,) = basilica.every
     assert pod.asked["resources"] == {"cpu": "1500m", "memory": "4096Mi"}
     assert pod.asked["port"] == 8000
-    assert pod.asked["ttlSeconds"] == 1920
+    assert pod.asked["ttlSeconds"] == 2220
     assert len(pod.name) <= 63
     assert pod.name.replace("-", "").isalnum()
     assert (await until_ready(running, 20)).model_loaded

@@ -37,7 +37,7 @@ class BasilicaSettings:
     min_gpu_memory_gb: int | None = None
     max_repo_bytes: int = 5 * 10**9
     max_repo_files: int = 500
-    lifetime_s: float = 1920.0
+    lifetime_s: float = 2220.0
     start_s: float = 300.0
     look_s: float = 30.0
     first_pause_s: float = 1.0

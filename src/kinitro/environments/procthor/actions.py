@@ -1,6 +1,7 @@
 """From our action channels to AI2-THOR's actions. Pure.
 
-What a policy aims at is a pixel of the picture it has just seen, so it interacts before it moves.
+What a policy aims at is a pixel of the picture it has just seen, so it interacts before it moves. It moves once: the
+player's time is ours, and what a policy chooses to command must hardly change how much of it a step takes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,6 @@ from math import degrees
 from typing import Final
 
 from kinitro.environments.procthor.spec import (
-    CONTROL_S,
     HAND_STEP_M,
     HAND_TURN_DEG,
     MAX_SPEED_M_S,
@@ -54,9 +54,23 @@ _NAV: Final[Mapping[Nav, Call]] = {
 _CENTRE: Final = (0.5, 0.5)
 
 
+@dataclass(frozen=True)
+class _Motion:
+    """One way to move that is commanded; `share` says how much of the largest such command it is."""
+
+    share: float
+    call: Call
+
+
 def calls(action: Action) -> list[Call]:
-    """What AI2-THOR is told, in order: the interaction, the hand, the base. `Pass` when there is nothing to do."""
-    return [*_interaction(action), *_hand(action), *_base(action)] or [Call("Pass")]
+    """What AI2-THOR is told, in order: one interaction and one motion at most. `Pass` when there is nothing to do."""
+    return [*_interaction(action), *_motion(action)] or [Call("Pass")]
+
+
+def _motion(action: Action) -> list[Call]:
+    """The largest motion of all that are commanded; of equals the first."""
+    commanded = [motion for motion in (*_steps(action), *_base(action), *_hand(action)) if motion.share > _LEAST]
+    return [max(commanded, key=lambda motion: motion.share).call] if commanded else []
 
 
 def _interaction(action: Action) -> Iterator[Call]:
@@ -66,41 +80,44 @@ def _interaction(action: Action) -> Iterator[Call]:
         yield Call(_INTERACT[verb].action, {**_INTERACT[verb].arguments, "x": x, "y": y})
 
 
-def _hand(action: Action) -> Iterator[Call]:
+def _steps(action: Action) -> Iterator[_Motion]:
+    move = Nav(action.discrete.get("nav", Nav.STAY))
+    if move is not Nav.STAY:
+        yield _Motion(1.0, _NAV[move])
+
+
+def _base(action: Action) -> Iterator[_Motion]:
+    if "base_vel" not in action.continuous:
+        return
+    forward, left, turn = (float(value) for value in action.continuous["base_vel"])
+    yield _shift("MoveAhead", "MoveBack", forward)
+    yield _shift("MoveLeft", "MoveRight", left)
+    yield _turn(degrees(max(min(turn, 100.0), -100.0)))
+
+
+def _shift(positive: str, negative: str, speed_m_s: float) -> _Motion:
+    share = max(min(speed_m_s / MAX_SPEED_M_S, 1.0), -1.0)
+    return _Motion(abs(share), Call(positive if share > 0 else negative, {"moveMagnitude": abs(share) * STEP_M}))
+
+
+def _turn(speed_deg_s: float) -> _Motion:
+    share = max(min(speed_deg_s / MAX_TURN_DEG_S, 1.0), -1.0)
+    return _Motion(abs(share), Call("RotateLeft" if share > 0 else "RotateRight", {"degrees": abs(share) * TURN_DEG}))
+
+
+def _hand(action: Action) -> Iterator[_Motion]:
     """`ee_twist` moves and turns what is held: forward, left, up, then roll, pitch, yaw; there is no other arm."""
     if "ee_twist" not in action.continuous:
         return
     forward, left, up, roll, pitch, yaw = (float(value) for value in action.continuous["ee_twist"])
-    if max(map(abs, (forward, left, up))) > _LEAST:
-        yield Call(
-            "MoveHeldObject",
-            {"ahead": forward * HAND_STEP_M, "right": -left * HAND_STEP_M, "up": up * HAND_STEP_M},
-        )
-    if max(map(abs, (roll, pitch, yaw))) > _LEAST:
-        yield Call(
+    yield _Motion(
+        max(map(abs, (forward, left, up))),
+        Call("MoveHeldObject", {"ahead": forward * HAND_STEP_M, "right": -left * HAND_STEP_M, "up": up * HAND_STEP_M}),
+    )
+    yield _Motion(
+        max(map(abs, (roll, pitch, yaw))),
+        Call(
             "RotateHeldObject",
             {"pitch": pitch * HAND_TURN_DEG, "yaw": -yaw * HAND_TURN_DEG, "roll": -roll * HAND_TURN_DEG},
-        )
-
-
-def _base(action: Action) -> Iterator[Call]:
-    move = Nav(action.discrete.get("nav", Nav.STAY))
-    if move is not Nav.STAY:
-        yield _NAV[move]
-    if "base_vel" in action.continuous:
-        forward, left, turn = (float(value) for value in action.continuous["base_vel"])
-        yield from _shift("MoveAhead", "MoveBack", forward)
-        yield from _shift("MoveLeft", "MoveRight", left)
-        yield from _turn(degrees(max(min(turn, 100.0), -100.0)))
-
-
-def _shift(positive: str, negative: str, speed_m_s: float) -> Iterator[Call]:
-    distance = max(min(speed_m_s, MAX_SPEED_M_S), -MAX_SPEED_M_S) * CONTROL_S
-    if abs(distance) > _LEAST * STEP_M:
-        yield Call(positive if distance > 0 else negative, {"moveMagnitude": abs(distance)})
-
-
-def _turn(speed_deg_s: float) -> Iterator[Call]:
-    angle = max(min(speed_deg_s, MAX_TURN_DEG_S), -MAX_TURN_DEG_S) * CONTROL_S
-    if abs(angle) > _LEAST * TURN_DEG:
-        yield Call("RotateLeft" if angle > 0 else "RotateRight", {"degrees": abs(angle)})
+        ),
+    )

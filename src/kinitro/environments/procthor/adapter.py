@@ -90,7 +90,7 @@ class ProcThorEnvironment(Environment):
         return observe(self._frame, self._frame, self._task.instruction, succeeded=True)
 
     def step(self, action: Action) -> Step:
-        """Interacts, moves the hand, then the base, as far as commanded. A command that AI2-THOR refuses (a wall in the
+        """Interacts, then makes the largest of the commanded motions. A command that AI2-THOR refuses (a wall in the
         way, nothing at that pixel) changes nothing and is told as `last_action_success` = 0.
         """
         before, simulator = self._now, self._started()

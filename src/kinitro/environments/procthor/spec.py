@@ -26,7 +26,7 @@ PROPRIO: Final[Mapping[str, int]] = MappingProxyType(
 )
 CONTINUOUS: Final[Mapping[str, int]] = MappingProxyType({"aim": 2, "base_vel": 3, "ee_twist": 6})
 
-_VERSION: Final = "ai2thor-5.0.0/houses-1/adapter-1"
+_VERSION: Final = "ai2thor-5.0.0/houses-1/adapter-2"
 
 
 class Nav(IntEnum):
