@@ -1,6 +1,9 @@
 """Steps: the compact form says all that the digest covers, and nothing hostile gets through it."""
 
+import tracemalloc
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgpack
 import numpy as np
@@ -12,6 +15,19 @@ from kinitro.environments.base import Step
 from kinitro.environments.trace import DamagedSteps, Steps, Trace, sight_digest
 from kinitro.policy.messages import Action, Observation
 from kinitro.testing.records import made_up_steps
+
+
+@contextmanager
+def less_than(most_bytes: int) -> Iterator[None]:
+    """Fails when the block needs more memory."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < most_bytes
+
 
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=64)
 actions = st.builds(
@@ -92,6 +108,9 @@ def test_what_is_no_record_is_refused_with_a_reason(data) -> None:
         {"continuous": {"a": 3}},
         {"discrete": {"x": [1]}},
         {"discrete": {"x": ["one"] * 5}},
+        {"discrete": {"x": [2**63] * 5}},
+        {"discrete": {"x": [1.0] * 5}},
+        {"discrete": {"x": [True] * 5}},
     ],
     ids=str,
 )
@@ -106,6 +125,26 @@ def test_a_small_file_that_would_fill_the_memory_is_refused() -> None:
     assert len(bomb) < 256 * 1024
     with pytest.raises(DamagedSteps, match="can't be read"):
         Steps.decode(bomb)
+
+
+@pytest.mark.parametrize(
+    "filling", [b"\x90", b"\x80", b"\xa2ab", b"\xc7\x00\x05", b"\xc4\x00", b"\xcb" + bytes(8)], ids=str
+)
+@pytest.mark.parametrize("lists", [1, 20])
+def test_a_small_file_that_would_become_millions_of_objects_is_refused(filling, lists) -> None:
+    count = 60_000
+    rows = b"\xdd" + count.to_bytes(4, "big") + filling * count
+    discrete = (
+        b"\xa8discrete\xde" + lists.to_bytes(2, "big") + b"".join(b"\xa1%c" % (65 + i) + rows for i in range(lists))
+    )
+    packed = zlib.decompress(made_up_steps(5).encode())
+    with pytest.raises(DamagedSteps, match="can't be read"), less_than(60 * 2**20):
+        Steps.decode(zlib.compress(b"\x89" + packed[1:] + discrete, 9))
+
+
+def test_what_a_reader_would_refuse_is_not_written() -> None:
+    assert traced([(Action({"a": np.zeros(1000)}), 0.0, False)] * 500).encode()
+    assert not traced([(Action({"a": np.zeros(1000)}), 0.0, False)] * 1500).encode()
 
 
 def test_a_record_that_is_cut_off_is_refused() -> None:
