@@ -6,6 +6,8 @@ The one file that imports obstore. Its settings are the usual ones: `AWS_ACCESS_
 
 import asyncio
 import os
+import re
+import stat
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +19,8 @@ from urllib.parse import unquote, urlsplit
 from kinitro.errors import ConfigurationError, InfrastructureError, how_to_install
 
 SCHEMES = ("file", "s3")
+_NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+"""Below a place. No part begins with a dot, and nothing is escaped."""
 _DEADLINE_S = 30.0
 _RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=_DEADLINE_S)}
 
@@ -43,20 +47,26 @@ class Archive:
                 await _obstore().put_async(store, key, data)
         return url
 
+    async def read(self, url: str, most_bytes: int) -> bytes:
+        """The file of a URL that `put` returned.
 
-async def read(url: str, most_bytes: int) -> bytes:
-    """The file of this URL. `InfrastructureError` when it can't be read or is larger."""
-    async with _translated(url, "read"):
-        if _parts(url).scheme == "file":
-            data, size = await asyncio.to_thread(_read, _path(url), most_bytes)
-        else:
-            store, key = _store(url)
-            found = await _obstore().get_async(store, key)
-            size = int(found.meta["size"])
-            data = bytes(await found.bytes_async()) if size <= most_bytes else b""
-    if size > most_bytes:
-        raise InfrastructureError(f"{url} is larger than {most_bytes} bytes.", code="archive")
-    return data
+        `InfrastructureError` when it can't be read, is larger, or is not in this place: whoever named it may be a
+        stranger, who must not choose what this machine opens, or asks for with its user's keys.
+        """
+        name = url.removeprefix(f"{self._url}/")
+        if name == url or not _NAME.fullmatch(name):
+            raise InfrastructureError(f"{url!a} is not in {self._url}, where records are looked for.", code="archive")
+        async with _translated(url, "read"):
+            if _parts(url).scheme == "file":
+                data, size = await asyncio.to_thread(_read, _path(url), most_bytes)
+            else:
+                store, key = _store(url)
+                found = await _obstore().get_async(store, key)
+                size = int(found.meta["size"])
+                data = bytes(await found.bytes_async()) if size <= most_bytes else b""
+        if size > most_bytes:
+            raise InfrastructureError(f"{url} is larger than {most_bytes} bytes.", code="archive")
+        return data
 
 
 @asynccontextmanager
@@ -103,9 +113,12 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _read(path: Path, most_bytes: int) -> tuple[bytes, int]:
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        return file.read(most_bytes), size
+    # A pipe without a writer would be waited for.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no regular file")
+        return file.read(most_bytes), status.st_size
 
 
 def _store(url: str) -> tuple[Any, str]:  # obstore's store, and the key in it

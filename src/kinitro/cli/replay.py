@@ -161,7 +161,7 @@ async def _run_again(
     from kinitro.replay import replay as run_again
     from kinitro.replay import without_policy as apply_actions
 
-    episodes = [await _read(out) for out in await _find(wanted, export, settings)]
+    episodes = [await _read(out, settings) for out in await _find(wanted, export, settings)]
     runs = apply_actions(episodes) if without_policy else run_again(episodes, settings)
     async for one in runs:
         done.append(one)
@@ -197,19 +197,16 @@ async def _cycle(client: "KinitroClient", cycle_id: int | None) -> "CycleExport"
     return await client.export(cycle_id)
 
 
-async def _read(out: "EpisodeOut") -> "Recorded":
-    """The record with its steps, wherever they are kept; without them when that place can't be read."""
-    from kinitro.archive import read
+async def _read(out: "EpisodeOut", settings: "ExecutorSettings") -> "Recorded":
+    """The record with its steps, wherever they are kept; without them when they can't be had from there."""
     from kinitro.errors import InfrastructureError
-    from kinitro.replay import recorded
-    from kinitro.schemas import MAX_STEPS_BYTES
+    from kinitro.replay import recorded, steps_elsewhere
 
     steps = None
-    if out.record is not None and out.record.steps is None and out.record.steps_url is not None:
-        try:
-            steps = await read(out.record.steps_url, MAX_STEPS_BYTES)
-        except InfrastructureError as error:
-            typer.echo(f"Note: {error.message} The replay goes on without the recorded steps.", err=True)
+    try:
+        steps = await steps_elsewhere(out, settings.records_url)
+    except InfrastructureError as error:
+        typer.echo(f"Note: {error.message} The replay goes on without the recorded steps.", err=True)
     return recorded(out, steps)
 
 

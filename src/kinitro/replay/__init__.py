@@ -8,6 +8,7 @@ from kinitro.replay.recorded import (
     failure_worth_seeing,
     recorded,
     select,
+    steps_elsewhere,
 )
 from kinitro.replay.resimulate import recorded_steps, resimulate
 from kinitro.replay.run import Replay, replay, without_policy
@@ -27,5 +28,6 @@ __all__ = [
     "replay",
     "resimulate",
     "select",
+    "steps_elsewhere",
     "without_policy",
 ]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from uuid import UUID
 
+from kinitro.archive import Archive
 from kinitro.environments.trace import DamagedSteps, Steps
-from kinitro.errors import ConfigurationError
+from kinitro.errors import ConfigurationError, InfrastructureError
 from kinitro.replay.compare import Run, recorded_run
-from kinitro.schemas import CycleExport, EpisodeConditions, EpisodeOut, EpisodeRecord, ExportEpisode
+from kinitro.schemas import MAX_STEPS_BYTES, CycleExport, EpisodeConditions, EpisodeOut, EpisodeRecord, ExportEpisode
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,23 @@ def recorded(out: EpisodeOut, steps: bytes | None = None) -> Recorded:
         conditions=out.record.conditions,
         run=recorded_run(out, out.record.conditions, read, damage),
     )
+
+
+async def steps_elsewhere(out: EpisodeOut, place: str | None) -> bytes | None:
+    """The steps of a record that only says where an executor keeps them; None for any other record.
+
+    Only below `place` is anything opened. Raises `InfrastructureError` when they can't be had there, and
+    `ConfigurationError` when `place` is none.
+    """
+    if out.record is None or out.record.steps is not None or out.record.steps_url is None:
+        return None
+    if place is None:
+        raise InfrastructureError(
+            f"The recorded steps are at {out.record.steps_url!a}, and no record decides alone what is opened here: "
+            "set KINITRO_EXECUTOR_RECORDS_URL to that place if you trust it.",
+            code="archive",
+        )
+    return await Archive(place).read(out.record.steps_url, MAX_STEPS_BYTES)
 
 
 def _steps(kept: bytes | None, sha256_hex: str | None) -> tuple[Steps | None, str | None]:

@@ -1,6 +1,7 @@
 """Where steps are kept: a directory, or an S3-compatible store (a small stand-in, see docs/replay.md)."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kinitro.archive import Archive, read
+from kinitro.archive import Archive
 from kinitro.errors import ConfigurationError, InfrastructureError
 
 
@@ -57,8 +58,8 @@ async def bucket(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bucket]:
 
 
 async def test_a_file_in_a_directory_comes_back(tmp_path) -> None:
-    url = await Archive(f"{tmp_path.as_uri()}/a b").put("cycle-1/x.steps", b"steps")
-    assert await read(url, 100) == b"steps"
+    archive = Archive(f"{tmp_path.as_uri()}/a b/")
+    assert await archive.read(await archive.put("cycle-1/x.steps", b"steps"), 100) == b"steps"
     assert [path.name for path in (tmp_path / "a b" / "cycle-1").iterdir()] == ["x.steps"]
 
 
@@ -66,20 +67,20 @@ async def test_an_object_in_a_bucket_comes_back(bucket) -> None:
     url = await Archive("s3://records/kinitro/").put("cycle-1/x.steps", b"steps")
     assert url == "s3://records/kinitro/cycle-1/x.steps"
     assert bucket.objects == {"/records/kinitro/cycle-1/x.steps": b"steps"}
-    assert await read(url, 100) == b"steps"
+    assert await Archive("s3://records/kinitro").read(url, 100) == b"steps"
 
 
 async def test_what_is_larger_than_expected_is_refused(bucket, tmp_path) -> None:
     for archive in (Archive(tmp_path.as_uri()), Archive("s3://records")):
         url = await archive.put("x", bytes(101))
         with pytest.raises(InfrastructureError, match="larger than 100 bytes"):
-            await read(url, 100)
+            await archive.read(url, 100)
 
 
 async def test_what_is_not_there_or_refused_is_said_in_one_line(bucket, tmp_path, monkeypatch) -> None:
-    for url in (f"{tmp_path.as_uri()}/nothing", "s3://records/nothing"):
+    for place in (tmp_path.as_uri(), "s3://records"):
         with pytest.raises(InfrastructureError, match="can't be read") as caught:
-            await read(url, 100)
+            await Archive(place).read(f"{place}/nothing", 100)
         assert "\n" not in str(caught.value)
     bucket.fails = True
     with pytest.raises(InfrastructureError, match="can't be written"):
@@ -92,3 +93,36 @@ async def test_what_is_not_there_or_refused_is_said_in_one_line(bucket, tmp_path
 def test_what_is_no_place_is_refused(url) -> None:
     with pytest.raises(ConfigurationError, match="no place to keep records"):
         Archive(url)
+
+
+@pytest.mark.parametrize("name", ["fifo", "folder", "device"])
+async def test_only_a_regular_file_is_read_and_nothing_is_waited_for(tmp_path, name) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    archive = Archive(tmp_path.as_uri())
+    async with asyncio.timeout(5):
+        with pytest.raises(InfrastructureError, match=r"can't be read: .*(no regular file|Is a dir)"):
+            await archive.read(f"{tmp_path.as_uri()}/{name}", 100)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/hostname",
+        "s3://records/kinitro/x",
+        "{place}",
+        "{place}-of-others/x",
+        "{place}/../x",
+        "{place}/a/%2e%2e/%2e%2e/x",
+        "{place}/a%2f..%2f..%2fx",
+        "{place}/x?versionId=1",
+        "{place}//x",
+    ],
+)
+async def test_what_is_not_below_the_place_is_not_opened(tmp_path, url) -> None:
+    (tmp_path / "x").write_bytes(b"a secret")
+    place = f"{tmp_path.as_uri()}/records"
+    with pytest.raises(InfrastructureError, match="not in") as caught:
+        await Archive(place).read(url.format(place=place), 100)
+    assert place in caught.value.message

@@ -7,11 +7,11 @@ from hashlib import sha256
 
 import pytest
 
-from kinitro.archive import read
 from kinitro.deployments.cache import publish
 from kinitro.environments.trace import Steps
-from kinitro.replay import Answer, Recorded, Replay, recorded, replay, without_policy
-from kinitro.schemas import MAX_STEPS_BYTES, EpisodeOut
+from kinitro.errors import InfrastructureError
+from kinitro.replay import Answer, Recorded, Replay, recorded, replay, steps_elsewhere, without_policy
+from kinitro.schemas import EpisodeOut
 from kinitro.settings import ExecutorSettings
 from kinitro.testing.line_world import catalogue
 from kinitro.testing.records import as_shown
@@ -172,8 +172,17 @@ async def test_an_executor_that_keeps_steps_elsewhere_says_where(run, again, add
     (episode,) = await run(add_policy(SEEDED), records_url=archive.as_uri())
     assert episode.record.steps is None
     assert episode.record.steps_url.startswith(archive.as_uri())
-    kept = await read(episode.record.steps_url, MAX_STEPS_BYTES)
+    kept = await steps_elsewhere(episode, archive.as_uri())
     assert answer(await again(recorded(episode, kept))) is Answer.SAME
+
+
+async def test_a_record_does_not_decide_what_is_opened(run, add_policy, tmp_path) -> None:
+    (episode,) = await run(add_policy(SEEDED), records_url=(tmp_path / "records").as_uri())
+    with pytest.raises(InfrastructureError, match="KINITRO_EXECUTOR_RECORDS_URL") as caught:
+        await steps_elsewhere(episode, None)
+    assert episode.record.steps_url in caught.value.message
+    with pytest.raises(InfrastructureError, match="not in"):
+        await steps_elsewhere(episode, (tmp_path / "mine").as_uri())
 
 
 async def test_steps_that_the_archive_does_not_take_go_with_the_result(run, add_policy, tmp_path, events) -> None:
