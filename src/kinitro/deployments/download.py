@@ -14,7 +14,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
 
 from kinitro.errors import InfrastructureError
 
@@ -114,18 +113,6 @@ def _environment(ours: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in ours.items() if not name.startswith("KINITRO_") and "TOKEN" not in name}
     # A fresh process of the SDK would first ask the hub for the names of AI agents, to count itself among them.
     return kept | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-
-
-def arrived(folder: Path) -> int:
-    """Bytes on the disk in the folder, those of unfinished files included."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(root, name)).st_blocks * 512  # noqa: PTH118 - many small files
-            except FileNotFoundError:  # just renamed
-                continue
-    return total
 
 
 # The process

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, get_token, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, get_token, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -37,8 +37,8 @@ from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_ba
 from pydantic import SecretStr
 
 from kinitro.backends.threads import in_daemon_thread
-from kinitro.deployments.download import DownloadRequest, HubFailure, HubSays, arrived, run_download
-from kinitro.deployments.limits import GB, HubLimits
+from kinitro.deployments.download import DownloadRequest, HubFailure, HubSays, run_download
+from kinitro.deployments.limits import HubLimits, arrived, too_slow
 from kinitro.deployments.listing import OWNER_FILE, ListedFile, Listing, check_listing, check_room, difference, matches
 from kinitro.errors import ConfigurationError, InfrastructureError, PolicyError
 from kinitro.types import PolicyRef
@@ -49,7 +49,7 @@ T = TypeVar("T")
 _FAILURES = (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError, XetDownloadError, HFValidationError)
 _CALL_TIMEOUT_S = 20.0
 _OWNER_FILE_BYTES = 4096
-_OWNER_DEADLINE_S = 60.0
+_SHORT_DEADLINE_S = 60.0
 _ADDRESS = re.compile(r"[1-9A-HJ-NP-Za-km-z]{40,64}")
 
 
@@ -81,26 +81,25 @@ class HuggingFaceHub:
                 )
                 await self._ask(lambda: run_download(request))
         except TimeoutError:
-            raise self._too_slow(ref, await asyncio.to_thread(arrived, destination)) from None
+            raise too_slow(ref.repo, await asyncio.to_thread(arrived, destination), self._limits) from None
         wrong = await in_daemon_thread(lambda: _what_differs(destination, listing))
         if wrong is not None:
             raise InfrastructureError(
                 f"The download differs from the hub's listing at {wrong!a}.", code="hub_damaged_download"
             )
 
-    def _too_slow(self, ref: PolicyRef, size: int) -> PolicyError | InfrastructureError:
-        """docs/decisions/0009: so little says that the hub or our link is slow, so much that the repo is large."""
-        limits = self._limits
-        message = f"{ref.repo} could not be downloaded within {limits.deadline_s:.0f} s; {size / GB:.2f} GB of it were"
-        if size < limits.carried_bytes:
-            return InfrastructureError(
-                f"{message}.", code="hub_timeout", advice="Is the way to the hub slow? See HF_ENDPOINT and the network."
-            )
-        return PolicyError(
-            f"{message}. An evaluator must carry {limits.carried_bytes / GB:g} GB in that time, and this is larger.",
-            code="snapshot_too_big",
-            advice="Remove what the policy does not need at run time.",
-        )
+    async def confirm(self, ref: PolicyRef) -> None:
+        """Asks whether the repo can still be had at this revision. Two small requests. Raises as `fetch` does."""
+        try:
+            async with asyncio.timeout(_SHORT_DEADLINE_S):
+                name = next(iter((await self._listing(ref)).files))
+                # A gated repo is listed to everyone.
+                await self._ask(lambda: _in_thread(lambda: self._head(ref, name)))
+        except TimeoutError:
+            raise InfrastructureError(
+                f"The hub did not say within {_SHORT_DEADLINE_S:.0f} s whether {ref.repo} is still there.",
+                code="hub_timeout",
+            ) from None
 
     async def read_owner(self, ref: PolicyRef) -> str | None:
         """The hotkey that `kinitro.json` names at this revision; None when there is no such file or it names none.
@@ -108,14 +107,14 @@ class HuggingFaceHub:
         Two small requests. Raises as `fetch` does.
         """
         try:
-            async with asyncio.timeout(_OWNER_DEADLINE_S):
+            async with asyncio.timeout(_SHORT_DEADLINE_S):
                 file = (await self._listing(ref)).files.get(OWNER_FILE)
                 if file is None or (file.size or 0) > _OWNER_FILE_BYTES:
                     return None
                 return _named_hotkey(await self._ask(lambda: _in_thread(lambda: self._read(ref, file))))
         except TimeoutError:
             raise InfrastructureError(
-                f"{OWNER_FILE} of {ref.repo} could not be read within {_OWNER_DEADLINE_S:.0f} s.", code="hub_timeout"
+                f"{OWNER_FILE} of {ref.repo} could not be read within {_SHORT_DEADLINE_S:.0f} s.", code="hub_timeout"
             ) from None
 
     async def check(self) -> None:
@@ -152,6 +151,10 @@ class HuggingFaceHub:
         listing = await self._ask(lambda: _in_thread(lambda: _list(self._api, ref)))
         check_listing(listing, ref, self._limits)
         return listing
+
+    def _head(self, ref: PolicyRef, name: str) -> None:
+        url = hf_hub_url(ref.repo, name, revision=ref.revision, endpoint=self._api.endpoint)
+        self._api.get_hf_file_metadata(url=url, token=self._token, timeout=_CALL_TIMEOUT_S)
 
     def _read(self, ref: PolicyRef, file: ListedFile) -> bytes:
         with tempfile.TemporaryDirectory(prefix="kinitro-owner-") as folder:

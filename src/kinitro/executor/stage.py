@@ -1,19 +1,21 @@
 """Where an executor's servers run, by its `--eval-mode`, and how each kind is started there."""
 
+import importlib.util
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from kinitro.backends.base import Backend
+from kinitro.backends.base import Backend, Source
 from kinitro.backends.process import ProcessBackend
 from kinitro.deployments.limits import HubLimits
 from kinitro.deployments.pod import pod_program
+from kinitro.deployments.readiness import told_as_not_ready
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.environments.registry import images_of
 from kinitro.environments.remote import EnvironmentServerPerEpisode
@@ -23,7 +25,7 @@ from kinitro.executor.sizes import docker_size, kubernetes_size
 from kinitro.logs import get_logger
 from kinitro.schemas import DeploymentUsage, Usage
 from kinitro.settings import ExecutorSettings, home_directory
-from kinitro.types import EvalMode
+from kinitro.types import EvalMode, PolicyRef
 
 if TYPE_CHECKING:
     from kinitro.backends.basilica import BasilicaSettings
@@ -176,14 +178,33 @@ def _basilica_settings(settings: ExecutorSettings) -> "BasilicaSettings":
         image=settings.miner_deployment_image,
         program=pod_program,
         hub=checked_address(os.environ.get("HF_ENDPOINT") or _HUB, "HF_ENDPOINT"),
+        confirm=_confirm(settings),
         hub_token=settings.miner_hf_token,
         max_repo_bytes=limits.max_bytes,
         max_repo_files=limits.max_files,
         min_gpu_memory_gb=settings.miner_deployment_min_gpu_memory_gb,
         # Handed out up to the TTL; an episode that began then must still be able to end.
-        lifetime_s=settings.miner_deployment_ttl_seconds + 3 * warmup_s + 2 * settings.eval_timeout + _MARGIN_S,
+        lifetime_s=settings.miner_deployment_ttl_seconds
+        + (3 * warmup_s + BasilicaSettings.download_s + BasilicaSettings.install_s)
+        + 2 * settings.eval_timeout
+        + _MARGIN_S,
         start_s=warmup_s,
     )
+
+
+def _confirm(settings: ExecutorSettings) -> Callable[[Source], Awaitable[None]] | None:
+    """Asks the hub for a policy again, as the snapshot cache did when it got it."""
+    if importlib.util.find_spec("huggingface_hub") is None:
+        return None
+    from kinitro.deployments.hub import HuggingFaceHub  # noqa: PLC0415 - optional, and slow to import
+
+    hub = HuggingFaceHub(settings.miner_hf_token)
+
+    async def confirm(source: Source) -> None:
+        with told_as_not_ready():
+            await hub.confirm(PolicyRef(source.repo, source.revision))
+
+    return confirm
 
 
 def basilica_token(settings: ExecutorSettings) -> SecretStr:

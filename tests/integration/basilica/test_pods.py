@@ -1,6 +1,7 @@
 # ruff: noqa: ASYNC210 - a few calls of a local server
 """What a policy's pod does and what it keeps to itself."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import textwrap
 import time
 import venv
 import zipfile
+from functools import partialmethod
 from pathlib import Path
 
 import httpx
@@ -19,14 +21,17 @@ from pydantic import SecretStr
 from kinitro.backends.base import LaunchSpec, Limits, Role, Running, Source
 from kinitro.backends.basilica import BasilicaBackend
 from kinitro.backends.basilica.protocol import CONFIG_VARIABLE, SECRET_VARIABLE, STATE_PATH, TOKEN_VARIABLE, PodConfig
-from kinitro.backends.installing import PROBE
+from kinitro.backends.installing import INDEX_TIMEOUT_S, PROBE, TIMEOUT_S
 from kinitro.deployments.hub import HuggingFaceHub
+from kinitro.deployments.limits import HubLimits
 from kinitro.deployments.pod import pod_program
+from kinitro.deployments.pod.download import download
 from kinitro.deployments.readiness import until_ready
 from kinitro.deployments.trees import full_digest
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.policy.client import PolicyClient
 from kinitro.testing.hub import HubFault
+from kinitro.types import PolicyRef
 
 from .conftest import READ_TOKEN, changed
 
@@ -46,7 +51,9 @@ async def spec_of(ref, tmp_path: Path, **changes) -> LaunchSpec:
 @pytest.fixture
 async def backend(settings, model_hub):
     with_hub = changed(settings, hub=os.environ["HF_ENDPOINT"], hub_token=SecretStr(READ_TOKEN))
-    async with BasilicaBackend(with_hub) as backend:
+    reader = HuggingFaceHub(SecretStr(READ_TOKEN))
+    asks = changed(with_hub, confirm=lambda source: reader.confirm(PolicyRef(source.repo, source.revision)))
+    async with BasilicaBackend(asks) as backend:
         yield backend
 
 
@@ -61,7 +68,7 @@ async def test_a_deployment_has_what_the_settings_ask_for(backend, basilica, upl
     (pod,) = basilica.every
     assert pod.asked["resources"] == {"cpu": "1500m", "memory": "4096Mi"}
     assert pod.asked["port"] == 8000
-    assert pod.asked["ttlSeconds"] == 2220
+    assert pod.asked["ttlSeconds"] == 2880
     assert len(pod.name) <= 63
     assert pod.name.replace("-", "").isalnum()
     assert (await until_ready(running, 20)).model_loaded
@@ -214,11 +221,82 @@ async def test_a_hub_that_fails_the_pod_is_our_fault_and_leaves_no_deployment(
     backend, basilica, model_hub, upload, tmp_path
 ) -> None:
     spec = await spec_of(upload(), tmp_path)
-    model_hub.faults.append(HubFault(403, "/resolve/"))
+    model_hub.faults.append(HubFault(403, "/resolve/", method="GET"))
     with pytest.raises(InfrastructureError, match="403") as caught:
         await backend.launch(spec)
     assert caught.value.code == "hub_refused"
     assert basilica.alive == {}
+    with pytest.raises(InfrastructureError, match=r"403.*No other deployment is made for it within") as again:
+        await backend.launch(spec)
+    assert again.value.code == "hub_refused"
+    assert len(basilica.every) == 1, "it is not paid for twice in a row"
+    model_hub.faults.clear()
+    await backend.launch(await spec_of(upload("", "other"), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (HubFault(404, "/revision/", code="RepoNotFound"), "snapshot_missing"),
+        (HubFault(401, "/revision/"), "snapshot_private"),
+        (HubFault(403, "/resolve/", code="GatedRepo"), "snapshot_private"),
+    ],
+    ids=["deleted", "private", "gated"],
+)
+async def test_a_repo_that_its_author_took_away_since_is_the_policys_fault_and_costs_no_deployment(
+    backend, basilica, model_hub, upload, tmp_path, fault, code
+) -> None:
+    spec = await spec_of(upload(), tmp_path)
+    model_hub.faults.append(fault)
+    with pytest.raises(PolicyError) as caught:
+        await backend.launch(spec)
+    assert caught.value.code == code
+    assert basilica.every == []
+
+
+async def test_a_repo_that_is_taken_away_while_its_pod_starts_is_the_policys_fault(
+    settings, basilica, model_hub, upload, tmp_path
+) -> None:
+    spec, reader = await spec_of(upload(), tmp_path), HuggingFaceHub(SecretStr(READ_TOKEN))
+
+    async def confirm(source: Source) -> None:
+        await reader.confirm(PolicyRef(source.repo, source.revision))
+        model_hub.faults.append(HubFault(404, "/api/models/", code="RepoNotFound"))
+
+    async with BasilicaBackend(changed(settings, hub=os.environ["HF_ENDPOINT"], confirm=confirm)) as backend:
+        with pytest.raises(PolicyError) as caught:
+            await backend.launch(spec)
+    assert caught.value.code == "snapshot_missing"
+
+
+async def test_a_pod_may_take_the_time_for_its_files_and_packages_besides_that_for_its_start(
+    settings, basilica, model_hub, upload, tmp_path
+) -> None:
+    spec = await spec_of(upload(), tmp_path)
+    model_hub.faults.append(HubFault(None, "/resolve/", method="GET", delay_s=4.0))
+    with_hub = changed(settings, hub=os.environ["HF_ENDPOINT"], hub_token=SecretStr(READ_TOKEN), start_s=3.0)
+    assert with_hub.download_s > PodConfig.download_s
+    assert with_hub.install_s >= TIMEOUT_S + INDEX_TIMEOUT_S
+    async with BasilicaBackend(with_hub) as backend:
+        await backend.launch(spec)
+
+
+@pytest.mark.parametrize(("carried", "family"), [(100_000, InfrastructureError), (40_000, PolicyError)])
+async def test_a_slow_download_in_a_pod_is_judged_by_what_came_as_everywhere(
+    carried, family, model_hub, upload, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(HubLimits, "__init__", partialmethod(HubLimits.__init__, carried_bytes=carried))
+    ref = upload(first__bin=b"x" * 65_536, second__bin=b"y")
+    model_hub.faults.append(HubFault(None, "/second.bin", delay_s=4.0))
+    config = PodConfig(
+        command=(), repo=ref.repo, revision=ref.revision, hub=os.environ["HF_ENDPOINT"], max_bytes=10**6, max_files=9,
+        download_s=3.0,
+    )  # fmt: skip
+    folder = tmp_path / "pod"
+    folder.mkdir()
+    with pytest.raises(family, match=r"within 3 s; 0\.00 GB") as caught:
+        await asyncio.to_thread(download, config, READ_TOKEN, folder)
+    assert caught.value.code == ("hub_timeout" if family is InfrastructureError else "snapshot_too_big")
 
 
 async def test_passing_trouble_of_the_hub_is_waited_out(backend, model_hub, upload, tmp_path) -> None:

@@ -17,8 +17,9 @@ from typing import IO
 import httpx
 
 from kinitro.backends.affinetes import AffinetesHost
-from kinitro.backends.base import LaunchSpec, Memory, Role, Running
+from kinitro.backends.base import LaunchSpec, Memory, Role, Running, Source
 from kinitro.backends.basilica.environment import EnvironmentPod
+from kinitro.backends.basilica.failures import Failures
 from kinitro.backends.basilica.meter import Meter, Usage
 from kinitro.backends.basilica.policy import PolicyPod
 from kinitro.backends.basilica.protocol import CONFIG_VARIABLE, SECRET_VARIABLE, TOKEN_VARIABLE, PodConfig
@@ -68,6 +69,7 @@ class BasilicaBackend:
         self._meter = Meter()
         self._pods: set[PolicyPod] = set()
         self._calls: set[str] = set()
+        self._failures = Failures()
         self._run_: _Run | None = None
 
     async def __aenter__(self) -> "BasilicaBackend":
@@ -98,22 +100,47 @@ class BasilicaBackend:
     async def launch(self, spec: LaunchSpec) -> Running:
         """A policy's deployment, once the policy was started in it; for an environment nothing yet.
 
-        Raises `PolicyError` when its files or requirements are refused there, `InfrastructureError` when the service or
-        the pod fails.
+        Raises `PolicyError` when its files or requirements are refused there, or the hub has it no more;
+        `InfrastructureError` when the service or the pod fails. What failed so is tried again later and later.
         """
         if spec.role is Role.ENVIRONMENT:
             return self._environment(spec)
+        if spec.source is None:
+            return await self._start(spec)
+        self._failures.raise_if_too_soon(spec.source)
+        await self._confirm(spec.source)
+        try:
+            pod = await self._start(spec)
+        except InfrastructureError as error:
+            self._failures.add(spec.source, error)
+            if error.code == "hub_refused":
+                await self._confirm(spec.source)
+            raise
+        self._failures.forget(spec.source)
+        return pod
+
+    async def _confirm(self, source: Source) -> None:
+        """Raises `PolicyError` when its author took it away since we have it, as for who has not."""
+        if self._settings.confirm is not None:
+            await self._settings.confirm(source)
+
+    async def _start(self, spec: LaunchSpec) -> PolicyPod:
         secret = secrets.token_urlsafe(32)
         run = self._run
         pod = PolicyPod(run.service, run.http, self._wanted(spec, secret), secret, spec.name, self._on_stopped)
         self._pods.add(pod)
         self._meter.begin(pod.wanted.name, Role.POLICY)
         try:
-            await pod.start(self._settings.start_s)
+            await pod.start(self._start_s(spec))
         except BaseException:
             await asyncio.shield(pod.stop())
             raise
         return pod
+
+    def _start_s(self, spec: LaunchSpec) -> float:
+        settings = self._settings
+        download_s = settings.download_s if spec.source else 0.0
+        return settings.start_s + download_s + (settings.install_s if spec.requirements else 0.0)
 
     async def connect(self, caller: Running, callee: Running) -> None:
         """Nothing to do: a policy's front lets in whoever has its secret, from anywhere."""

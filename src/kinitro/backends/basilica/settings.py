@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,10 +10,17 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from kinitro.backends.base import Source
+from kinitro.backends.basilica.protocol import PodConfig
+from kinitro.backends.installing import INDEX_TIMEOUT_S, TIMEOUT_S
 from kinitro.errors import ConfigurationError
 
 HOST = "basilica"
 RUN_DIGITS = 10
+DOWNLOAD_S = PodConfig.download_s + 60.0
+"""And the time to hash 5 GB twice."""
+INSTALL_S = TIMEOUT_S + 2 * INDEX_TIMEOUT_S
+"""And the time to look twice whether it is the index that fails."""
 _PREFIX = "kinitro"
 
 
@@ -21,10 +28,12 @@ _PREFIX = "kinitro"
 class BasilicaSettings:
     """`state` is a directory of this user, where runs are noted until nothing is left of them.
 
-    `program` makes the archive that a policy's pod runs, with the files of a folder if one is given. `lifetime_s` is
-    after how long the service ends a policy's deployment by itself, `start_s` how long any may take to get ready,
-    `look_s` how often is looked for what nobody needs, and `first_pause_s` how long is waited before a call of the
-    service is tried again.
+    `program` makes the archive that a policy's pod runs, with the files of a folder if one is given. `confirm` asks the
+    hub whether a policy can still be had there, and raises `PolicyError` when not: no deployment is paid for that can't
+    get its files. `lifetime_s` is after how long the service ends a policy's deployment by itself, `start_s` how long
+    any may take to get ready; a policy's has `download_s` more where it fetches files, and `install_s` where it
+    installs packages. `look_s` is how often is looked for what nobody needs, and `first_pause_s` how long is waited
+    before a call of the service is tried again.
     """
 
     state: Path
@@ -33,12 +42,15 @@ class BasilicaSettings:
     image: str
     program: Callable[[Path | None], bytes]
     hub: str
+    confirm: Callable[[Source], Awaitable[None]] | None = None
     hub_token: SecretStr | None = None
     min_gpu_memory_gb: int | None = None
     max_repo_bytes: int = 5 * 10**9
     max_repo_files: int = 500
-    lifetime_s: float = 2220.0
+    lifetime_s: float = 2880.0
     start_s: float = 300.0
+    download_s: float = DOWNLOAD_S
+    install_s: float = INSTALL_S
     look_s: float = 30.0
     first_pause_s: float = 1.0
 

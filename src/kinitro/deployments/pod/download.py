@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from kinitro.backends.basilica.protocol import PodConfig
-from kinitro.deployments.limits import HubLimits
+from kinitro.deployments.limits import HubLimits, arrived, too_slow
 from kinitro.deployments.listing import ListedFile, Listing, check_listing, check_room, difference
 from kinitro.errors import InfrastructureError
 from kinitro.types import PolicyRef
@@ -30,23 +30,31 @@ def download(config: PodConfig, token: str, folder: Path) -> None:
     """Puts the repo's files at this revision into an empty folder.
 
     Raises:
-        PolicyError: what the hub lists is not accepted.
+        PolicyError: what the hub lists is not accepted, or is too large for the time.
         InfrastructureError: `hub_refused`, `hub_rate_limited`, `hub_unreachable`, `hub_timeout` or
             `hub_damaged_download`.
     """
     ref = PolicyRef(str(config.repo), config.revision)
+    limits = HubLimits(max_bytes=config.max_bytes, max_files=config.max_files, deadline_s=config.download_s)
     hub = _Hub(config.hub.rstrip("/"), token, time.monotonic() + config.download_s)
-    listing = hub.listing(ref)
-    check_listing(listing, ref, HubLimits(max_bytes=config.max_bytes, max_files=config.max_files))
-    check_room(listing, folder)
-    for name, file in listing.files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hub.save(ref, name, file.size or 0, path)
+    try:
+        listing = hub.listing(ref)
+        check_listing(listing, ref, limits)
+        check_room(listing, folder)
+        for name, file in listing.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            hub.save(ref, name, file.size or 0, path)
+    except _TooLate:
+        raise too_slow(ref.repo, arrived(folder), limits) from None
     if (wrong := difference(folder, listing.files)) is not None:
         raise InfrastructureError(
             f"The download differs from the hub's listing at {wrong!a}.", code="hub_damaged_download"
         )
+
+
+class _TooLate(Exception):
+    """The time for the download is over."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -87,16 +95,16 @@ class _Hub:
     def save(self, ref: PolicyRef, name: str, size: int, path: Path) -> None:
         """One file; never more than the size that was listed."""
 
-        def copy(reply: IO[bytes]) -> None:
+        def copy(reply: http.client.HTTPResponse) -> None:
             left = size + 1
             with path.open("wb") as file:
-                while left > 0 and (block := reply.read(min(_BLOCK, left))):
+                while left > 0 and (block := reply.read1(min(_BLOCK, left))):
                     self._raise_if_late()
                     left -= file.write(block)
 
         self._ask(f"/{ref.repo}/resolve/{ref.revision}/{urllib.parse.quote(name)}", copy)
 
-    def _ask(self, path: str, use: Callable[[IO[bytes]], T]) -> T:
+    def _ask(self, path: str, use: Callable[[http.client.HTTPResponse], T]) -> T:
         """One request, again after growing pauses while the failure looks like passing trouble."""
         for attempt in range(_ATTEMPTS):
             self._raise_if_late()
@@ -116,11 +124,11 @@ class _Hub:
 
     def _raise_if_late(self) -> None:
         if time.monotonic() > self._end:
-            raise InfrastructureError("The snapshot could not be downloaded in time.", code="hub_timeout")
+            raise _TooLate
 
 
 def _refused(path: str, status: int) -> InfrastructureError:
-    # The executor read the same revision a moment ago: that it is not here for us is no fault of the policy's.
+    # Whether the hub refuses the repo or this pod is for the executor to find out: it asks the hub itself.
     code = "hub_rate_limited" if status == 429 else "hub_refused"
     return InfrastructureError(f"The hub answers the pod's request for {path} with {status}.", code=code)
 
