@@ -5,14 +5,17 @@ import asyncio
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
 import time
 import venv
 import zipfile
+from contextlib import suppress
 from functools import partialmethod
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -390,3 +393,68 @@ async def test_a_container_that_was_started_again_counts_as_the_policys_own_end(
     running._boot = "of another start"
     assert await running.exit_code() == 137
     assert running.identity != before
+
+
+class Strangers:
+    """Connections to a server of people who know no secret; each sends a byte now and then."""
+
+    def __init__(self, url: str, count: int) -> None:
+        parts = urlsplit(url)
+        self.address = (parts.hostname, parts.port)
+        self.connections = [socket.create_connection(self.address) for _ in range(count)]
+
+    async def drip(self) -> None:
+        while True:
+            for connection in self.connections:
+                with suppress(OSError):
+                    connection.send(b"A")
+            await asyncio.sleep(0.2)
+
+    async def all_closed(self, within_s: float) -> bool:
+        """Whether the server ended each of them, whatever they sent."""
+        for connection in self.connections:
+            connection.settimeout(within_s)
+        try:
+            return not any([await asyncio.to_thread(connection.recv, 1) for connection in self.connections])
+        except ConnectionError:
+            return True
+        except TimeoutError:
+            return False
+
+    def leave(self) -> None:
+        for connection in self.connections:
+            connection.close()
+
+
+async def test_strangers_who_never_finish_a_request_lock_nobody_out(backend, upload, tmp_path) -> None:
+    running = await backend.launch(await spec_of(upload(), tmp_path))
+    await until_ready(running, 20)
+    headers = {"Authorization": str(running.authorization)}
+    async with httpx.AsyncClient(headers=headers, timeout=5.0) as known:
+        assert (await known.get(f"{running.url}/health")).status_code == 200
+        strangers = Strangers(running.url, 300)
+        dripping = asyncio.create_task(strangers.drip())
+        try:
+            began = time.monotonic()
+            for _ in range(3):
+                assert (await known.get(f"{running.url}/health")).status_code == 200, "on the connection that it has"
+                async with httpx.AsyncClient(headers=headers, timeout=5.0) as another:
+                    assert (await another.get(f"{running.url}/health")).status_code == 200, "on a new one"
+            assert time.monotonic() - began < 4
+            assert await running.exit_code() is None
+            assert await strangers.all_closed(within_s=8.0), "dripping buys no time"
+        finally:
+            dripping.cancel()
+            strangers.leave()
+
+
+async def test_a_strangers_head_may_not_be_large(backend, upload, tmp_path) -> None:
+    running = await backend.launch(await spec_of(upload(), tmp_path))
+    stranger = Strangers(running.url, 1)
+    try:
+        with suppress(ConnectionError):
+            for _ in range(50):
+                stranger.connections[0].sendall(b"GET / HTTP/1.1\r\n" + b"a: " + b"b" * 60_000 + b"\r\n")
+        assert await stranger.all_closed(within_s=2.0)
+    finally:
+        stranger.leave()

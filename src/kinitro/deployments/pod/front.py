@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import hmac
 import http.client
+import io
 import json
 import os
 import signal
@@ -15,12 +16,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from kinitro.backends.basilica.protocol import STATE_PATH, PodState
 from kinitro.deployments.pod.replies import Replies, Reply
+
+# Any in this file: requests and buffers as socketserver and io have them.
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -29,9 +34,11 @@ _MAX_REQUEST_BYTES = 64 * 1024 * 1024
 _MAX_REPLY_BYTES = 1024 * 1024 + 1
 """One more than a caller takes: it must see that there is more."""
 _IDLE_S = 130.0
-_STRANGER_S = 10.0
 _PASS_ON_S = 120.0
-_CONNECTIONS = 64
+_STRANGER_S = 5.0
+_STRANGER_BYTES = 16 * 1024
+_STRANGERS = 256
+"""What anybody gets who has not shown the secret: time and bytes for the head of one request, and a place."""
 
 
 @dataclass(frozen=True)
@@ -118,27 +125,89 @@ class _Policy:
             self._problem = f"{command[0]}: {error.strerror}"
 
 
+class _Strangers:
+    """Connections whose callers have not shown the secret. Where there are too many, the oldest ends: who knows the
+    secret sends it at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, None] = {}
+
+    def add(self, connection: socket.socket) -> None:
+        """A new one."""
+        with self._lock:
+            self._connections[connection] = None
+            if len(self._connections) > _STRANGERS:
+                oldest = next(iter(self._connections))
+                del self._connections[oldest]
+                # Its own thread closes it, not before it could take the lock.
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+
+    def remove(self, connection: socket.socket) -> None:
+        """It is none any more, or about to be closed."""
+        with self._lock:
+            self._connections.pop(connection, None)
+
+
+class _Incoming(io.RawIOBase):
+    """What a connection sends: a stranger's within one deadline and a few bytes, however it is dealt out."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._end: float | None = time.monotonic() + _STRANGER_S
+        self._left = _STRANGER_BYTES
+
+    def trust(self) -> None:
+        """The caller is known: no more than idleness ends it."""
+        self._end = None
+        self._connection.settimeout(_IDLE_S)
+
+    def readable(self) -> bool:
+        """It is read from."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Waits for some bytes. `TimeoutError` or `ConnectionError` when a stranger has had enough."""
+        if self._end is None:
+            return self._connection.recv_into(buffer)
+        if (left_s := self._end - time.monotonic()) <= 0:
+            raise TimeoutError("a stranger took too long")
+        if self._left <= 0:
+            raise ConnectionAbortedError("a stranger sent too much")
+        self._connection.settimeout(left_s)
+        count = self._connection.recv_into(memoryview(buffer)[: self._left])
+        self._left -= count
+        return count
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, orders: Orders, policy: _Policy) -> None:
         self.authorization = f"Bearer {orders.secret}".encode()
         self.policy = policy
         self.replies = Replies()
-        self.room = threading.BoundedSemaphore(_CONNECTIONS)
+        self.strangers = _Strangers()
         super().__init__(("0.0.0.0", orders.port), _Handler)  # noqa: S104 - a pod's port is public
 
-    def process_request(self, request: object, client_address: object) -> None:
-        """One connection more than there is room for waits; that of a stranger ends soon."""
-        self.room.acquire()
-        super().process_request(request, client_address)  # type: ignore[arg-type]  # as the base class has them
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Everybody gets in, as a stranger."""
+        self.strangers.add(request)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self.strangers.remove(request)
+            raise
 
-    def process_request_thread(self, request: object, client_address: object) -> None:
+    def finish_request(self, request: Any, client_address: Any) -> None:
         """One connection from its start to its end."""
         try:
-            super().process_request_thread(request, client_address)  # type: ignore[arg-type]  # as above
+            super().finish_request(request, client_address)
         finally:
-            self.room.release()
+            self.strangers.remove(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A caller that goes away is no news; the rest goes into the pod's output."""
@@ -150,12 +219,18 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection of a caller, and one to the policy kept with it."""
 
     protocol_version = "HTTP/1.1"
-    timeout = _STRANGER_S
     # A reply goes out in one piece and at once; in two, each would wait for the other side's delayed acknowledgement.
     disable_nagle_algorithm = True
     wbufsize = -1
     server: _Server
     _upstream: http.client.HTTPConnection | None = None
+
+    def setup(self) -> None:
+        """Reads by our own rules."""
+        super().setup()
+        self.rfile.close()
+        self._incoming = _Incoming(self.connection)
+        self.rfile = io.BufferedReader(self._incoming)
 
     def do_GET(self) -> None:
         """Passes it on, or tells the state."""
@@ -180,7 +255,8 @@ class _Handler(BaseHTTPRequestHandler):
             # Its body is not read, so nothing more can come on this connection.
             self._refuse(401, b"this policy answers its evaluator alone")
             return
-        self.connection.settimeout(_IDLE_S)
+        self.server.strangers.remove(self.connection)
+        self._incoming.trust()
         if (body := self._body()) is not None:
             if self.path == STATE_PATH:
                 self._send(Reply(200, "application/json", self.server.policy.state().body()))
