@@ -1,12 +1,11 @@
 """`kinitro db`: create, migrate, look at, wipe and remove the database."""
 
 import asyncio
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from kinitro.cli.common import DatabaseUrl, JsonFlag, chosen_database, print_json
+from kinitro.cli.common import DatabaseUrl, JsonFlag, chosen_database, plain, print_json
 
 app = typer.Typer(help="The database: create, migrate, look at, wipe, remove.", no_args_is_help=True)
 
@@ -72,7 +71,7 @@ def status(database_url: DatabaseUrl = None, json: JsonFlag = False) -> None:
 
     found = asyncio.run(admin.status(chosen_database(database_url)))
     if json:
-        print_json(asdict(found))
+        print_json(plain(found))
         return
     from kinitro.cli.tables import database_table
 

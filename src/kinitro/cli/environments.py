@@ -1,6 +1,5 @@
 """`kinitro env`: the catalogue, a short local run with a picture, and the images of Docker mode."""
 
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,7 @@ def list_environments(json: JsonFlag = False) -> None:
 
     specs = catalogue()
     if json:
-        print_json([asdict(spec) for spec in specs])
+        print_json([plain(spec) for spec in specs])
         return
     from kinitro.cli.tables import environments_table
 
@@ -88,12 +87,12 @@ def _check_unity(path: Path, *, json: bool) -> None:
     from kinitro.environments.procthor.launch import unity_launch
 
     checks = []
-    for check in run_checklist(lambda: unity_launch(path)):
+    for check in run_checklist(unity_launch(path)):
         checks.append(check)
         if not json:
             typer.echo(f"{check.verdict.upper():8} {check.name}: {check.detail}")
     if json:
-        print_json([asdict(check) for check in checks])
+        print_json([plain(check) for check in checks])
     missing = sum(check.verdict is not Verdict.PASSED for check in checks)
     if missing:
         raise ConfigurationError(

@@ -1,6 +1,7 @@
 """What commands print for people: tables, in one style."""
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -64,23 +65,24 @@ def executors_table(executors: "Sequence[KnownExecutor]") -> None:
 
 
 def environments_table(specs: "Sequence[EnvironmentSpec]") -> None:
-    """`kinitro env list`."""
-    print_table(
-        f"{len(specs)} environments; * is in the default set",
-        ("environment", "images", "cameras", "action channels"),
-        (
-            (
-                f"{spec.env_id}{' *' if spec.default else ''}",
-                "needed" if spec.needs_images else "optional",
-                ", ".join(spec.cameras),
-                ", ".join(
-                    [f"{name} ({size})" for name, size in spec.continuous.items()]
-                    + [f"{name} (one of {count})" for name, count in spec.discrete.items()]
-                ),
-            )
-            for spec in specs
-        ),
-    )
+    """`kinitro env list`: a line each, under what the environments of a family have in common."""
+    out = console()
+    out.print(f"{len(specs)} environments; * is in the default set")
+    for (family, *common), members in groupby(specs, lambda spec: (spec.family, *_common(spec))):
+        out.print()
+        facts = Table.grid(padding=(0, 2, 0, 0))
+        for label, values in zip(("cameras", "actions"), common, strict=True):
+            facts.add_row(label, ", ".join(values))
+        out.print(family, facts, sep="\n")
+        rows = ((spec.env_id + " *" * spec.default, "needed" if spec.needs_images else "optional") for spec in members)
+        print_table(None, ("environment", "images"), rows)
+
+
+def _common(spec: "EnvironmentSpec") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Cameras and action channels."""
+    numbers = (f"{name} ({size})" for name, size in spec.continuous.items())
+    choices = (f"{name} (1 of {count})" for name, count in spec.discrete.items())
+    return spec.cameras, (*numbers, *choices)
 
 
 def score_table(score: "CycleScore") -> None:

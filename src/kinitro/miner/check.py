@@ -93,9 +93,12 @@ class _Check:
     async def _evaluate(self, backend: Backend, url: str) -> None:
         """Real episodes, as an executor runs them."""
         replies: list[EvaluateReply] = []
+        broken: set[str] = set()
         async with EnvironmentWorkers(backend, 1, EnvironmentLaunch(self._plan.environment_server)) as workers:
             for number in range(self._plan.episodes):
                 spec = self._plan.environments[number % len(self._plan.environments)]
+                if spec.env_id in broken:
+                    continue
                 try:
                     async with workers.lease(spec.env_id) as server:
                         reply = await server.evaluate(
@@ -104,7 +107,11 @@ class _Check:
                 except InfrastructureError as error:
                     self._add(Finding(Verdict.SKIPPED, spec.env_id, error.message))
                     return
-                self._add(_episode(spec, reply))
+                finding = _episode(spec, reply)
+                self._add(finding)
+                if finding.verdict is Verdict.SKIPPED:
+                    broken.add(spec.env_id)
+                    continue
                 replies.append(reply)
         if replies:
             self._add(_budget(replies, self._plan))

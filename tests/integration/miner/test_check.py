@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from kinitro.environments import find
 from kinitro.errors import ConfigurationError
-from kinitro.miner.check import check_policy
+from kinitro.miner.check import CheckPlan, check_policy
 from kinitro.miner.findings import Report, Verdict
 
 from .conftest import RIGHT
@@ -85,6 +86,13 @@ async def test_a_simulator_that_is_missing_here_is_no_fault_of_the_policy(folder
     report = await check_policy(folder, plan(server=(sys.executable, "-c", "raise SystemExit('no simulator')")))
     assert report.ready
     assert "no simulator" in report.of(Verdict.SKIPPED)[0].text
+
+
+async def test_an_environment_that_does_not_run_here_is_said_once(folder: Path, monkeypatch) -> None:
+    monkeypatch.delenv("KINITRO_PROCTHOR_UNITY", raising=False)
+    report = await check_policy(folder, CheckPlan((find("procthor/v0"),), 3, 1))
+    assert [finding.subject for finding in report.of(Verdict.SKIPPED)] == ["procthor/v0"]
+    assert "time budget" not in {finding.subject for finding in report.findings}
 
 
 @pytest.mark.parametrize(
