@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kinitro.cli.common import JsonFlag, plain, print_json
+from kinitro.cli.file_trouble import check_output
 from kinitro.errors import ConfigurationError
 
 app = typer.Typer(
@@ -62,9 +63,9 @@ def run_test(
             raise typer.BadParameter(f"{env_id} needs no Unity build.", param_hint="--unity")
         _check_unity(unity, json=json)
         return
-    if picture is not None and picture.suffix.lower() != ".gif":
-        raise ConfigurationError(f"{picture} is not a .gif file.", advice="The animation is a GIF: --picture NAME.gif")
     file = (picture or Path(f"{env_id.replace('/', '-')}.gif")) if images else None
+    if file is not None:
+        check_output("--picture", file, ".gif")
     found = previews.preview(
         spec,
         EnvironmentOptions(images=images),

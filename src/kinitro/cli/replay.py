@@ -16,6 +16,7 @@ from kinitro.cli.common import (
     print_json,
     run_service,
 )
+from kinitro.cli.file_trouble import check_output
 from kinitro.cli.results import read_export
 from kinitro.errors import ConfigurationError
 from kinitro.types import EvalMode
@@ -81,6 +82,8 @@ def replay(
     configure(LogLevel.WARNING)
     wanted = _Wanted(task_uuid, miner, environment, index, last_failure, everything, cycle)
     wanted.check(video)
+    if video is not None:
+        _check_video(video)
     settings = _settings(api_url, eval_mode=eval_mode, eval_images=eval_images, max_concurrent=max_concurrent)
     if settings.eval_mode is EvalMode.BASILICA and not without_policy:
         raise ConfigurationError(
@@ -256,6 +259,14 @@ def _run_document(run: "Run") -> dict[str, object]:
     return {name: value for name, value in vars(run).items() if name not in ("steps", "conditions")} | {
         "conditions": run.conditions.model_dump(mode="json")
     }
+
+
+def _check_video(video: Path) -> None:
+    """Before the episode is run."""
+    from kinitro.replay.film import check_packages
+
+    check_output("--video", video, ".mp4")
+    check_packages()
 
 
 def _film(one: "Replay", video: Path) -> None:

@@ -1,5 +1,6 @@
 """What people see when something is wrong: one clear line, an exit code, never a traceback."""
 
+import errno
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from kinitro.cli.file_trouble import file_trouble
 
 
 def kinitro(*arguments: str, home: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -209,6 +212,54 @@ def test_a_command_that_reads_from_an_api_takes_its_address_from_flag_variable_a
     assert asked() == 1
     assert asked(KINITRO_API_URL="http://127.0.0.1:2") == 2
     assert asked("--api-url", "http://127.0.0.1:3", KINITRO_API_URL="http://127.0.0.1:2") == 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("db", "status"), ("db", "init"), ("api", "--port", "0"), ("demo", "--setup-only"), ("executors", "list")],
+    ids=" ".join,
+)
+def test_a_home_that_can_not_be_used_is_named_with_its_cause(tmp_path, command):
+    (tmp_path / "taken").write_text("")
+    shown = kinitro(*command, home=tmp_path, KINITRO_HOME=str(tmp_path / "taken" / "home"))
+    assert shown.returncode == 1
+    error, advice = shown.stderr.strip().splitlines()[-2:]
+    assert error == f"Error: {tmp_path}/taken/home can't be read or written: Not a directory."
+    assert "KINITRO_HOME" in advice
+
+
+def test_a_place_where_nothing_can_be_made_is_no_bug(tmp_path):
+    (tmp_path / "taken").write_text("")
+    for command in (("miner", "init", "taken/p"), ("demo", "--home", "taken/d")):
+        shown = kinitro(*command, home=tmp_path)
+        assert shown.returncode == 1
+        assert shown.stderr.startswith(f"Error: {command[-1]} can't be read or written: Not a directory.")
+        assert "bug" not in shown.stderr
+
+
+def test_only_what_is_about_a_file_is_no_bug():
+    assert file_trouble(OSError(errno.ENOSPC, "No space left on device"))[1].startswith("Make room")
+    denied = file_trouble(PermissionError(errno.EACCES, "Permission denied", "/root/x"))
+    assert denied == (
+        "/root/x can't be read or written: Permission denied.",
+        "Use a place where you may write, or run it as the user whose files they are.",
+    )
+    assert file_trouble(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("replay", "--last-failure", "--miner", "1", "--video", "nosuch/x.mp4"),
+        ("env", "test", "metaworld/reach-v3", "--picture", "nosuch/x.gif"),
+    ],
+)
+def test_a_picture_that_could_not_be_written_is_said_before_the_work(tmp_path, command):
+    shown = kinitro(*command, home=tmp_path)
+    assert shown.returncode == 1
+    assert f"{command[-1]} can't be written: there is no folder nosuch." in shown.stderr
+    assert command[-2] in shown.stderr
+    assert not (tmp_path / "nosuch").exists()
 
 
 def test_replays_of_what_is_not_there_say_so_in_one_line(tmp_path):
