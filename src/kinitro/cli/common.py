@@ -130,6 +130,11 @@ def _plain_mapping(value: object) -> dict[object, object]:
     raise TypeError(f"{type(value).__name__} can't be written as JSON")
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 miner`, `2 miners`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def print_json(value: object) -> None:
     """Prints one JSON document on stdout."""
     typer.echo(json.dumps(value, indent=2, default=str))

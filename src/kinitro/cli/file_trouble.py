@@ -14,7 +14,9 @@ def file_trouble(error: OSError) -> tuple[str, str] | None:
     """The path with the cause, and what to do; None for an error that is not about a file: that may be a bug."""
     if error.filename is None and error.errno not in _FULL:
         return None
-    place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | os.PathLike) else None
+    # Of a copy, it is the place of the new file that is full.
+    name = (error.errno in _FULL and error.filename2) or error.filename
+    place = Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else None
     return f"{place or 'A file'} can't be read or written: {error.strerror}.", _advice(error, place)
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kinitro.cli.common import counted
 from kinitro.cli.file_trouble import file_trouble
+from kinitro.storage.database import db_command, parse_url
 
 
 def kinitro(*arguments: str, home: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -162,6 +165,29 @@ def test_score_says_what_is_wrong_with_a_file(tmp_path):
     assert "is not an exported cycle" in kinitro("score", str(broken), home=tmp_path).stderr
 
 
+def test_create_says_whether_it_was_there_and_how_to_go_on_with_the_same_database(tmp_path, empty_database_url):
+    url = empty_database_url.replace("kinitro_test", "kinitro_fresh")
+    for said in ("Created", "It is there already"):
+        shown = kinitro("db", "create", "--database-url", url, home=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stdout.startswith(f"{said}. Next: `kinitro db init --database-url ")
+    advised = shlex.split(shown.stdout.partition("`")[2].partition("`")[0])
+    assert kinitro(*advised[1:], home=tmp_path).returncode == 0
+    told = kinitro("db", "status", "--database-url", url, home=tmp_path).stdout
+    assert "Rows      cycles 0, submissions 0, tasks 0, executors 0" in told
+    assert "alembic" not in told
+    kinitro("db", "drop", "--force", "--database-url", url, home=tmp_path)
+    assert kinitro("db", "drop", "--force", "--database-url", url, home=tmp_path).stdout == "There was none.\n"
+
+
+def test_no_advice_holds_a_password_or_stars_in_its_place():
+    for url in ("postgresql://me:secret@localhost/x", "postgresql://localhost/x?user=me&password=secret"):
+        assert db_command("init", parse_url(url)) == "`kinitro db init` with the same --database-url"
+    bare = "postgresql://me@localhost/x"
+    assert db_command("init", parse_url(bare)) == f"`kinitro db init --database-url {bare}`"
+    assert db_command("init", None) == "`kinitro db init`"
+
+
 def test_reset_works_on_an_empty_database_as_the_guide_begins_with_it(tmp_path, empty_database_url):
     assert kinitro("db", "reset", "--database-url", empty_database_url, "--force", home=tmp_path).returncode == 0
     assert kinitro("db", "init", "--database-url", empty_database_url, home=tmp_path).returncode == 0
@@ -233,7 +259,8 @@ def test_a_place_where_nothing_can_be_made_is_no_bug(tmp_path):
     for command in (("miner", "init", "taken/p"), ("demo", "--home", "taken/d")):
         shown = kinitro(*command, home=tmp_path)
         assert shown.returncode == 1
-        assert shown.stderr.startswith(f"Error: {command[-1]} can't be read or written: Not a directory.")
+        assert shown.stderr.startswith("Error: taken")
+        assert " can't be read or written: " in shown.stderr
         assert "bug" not in shown.stderr
 
 
@@ -244,6 +271,8 @@ def test_only_what_is_about_a_file_is_no_bug():
         "/root/x can't be read or written: Permission denied.",
         "Use a place where you may write, or run it as the user whose files they are.",
     )
+    full = OSError(errno.ENOSPC, "No space left on device", "/ours/server.py", None, "/mine/server.py")
+    assert file_trouble(full)[0] == "/mine/server.py can't be read or written: No space left on device."
     assert file_trouble(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
 
 
@@ -260,6 +289,10 @@ def test_a_picture_that_could_not_be_written_is_said_before_the_work(tmp_path, c
     assert f"{command[-1]} can't be written: there is no folder nosuch." in shown.stderr
     assert command[-2] in shown.stderr
     assert not (tmp_path / "nosuch").exists()
+
+
+def test_counts_agree_with_their_nouns():
+    assert [counted(number, "warning") for number in (0, 1, 2)] == ["0 warnings", "1 warning", "2 warnings"]
 
 
 def test_replays_of_what_is_not_there_say_so_in_one_line(tmp_path):
