@@ -118,6 +118,29 @@ async def test_a_folder_that_may_not_be_uploaded_is_not_even_started(
     assert {finding.subject for finding in report.findings} == {"files", "requirements"}
 
 
+async def test_a_package_that_is_wanted_and_not_locked_is_named(folder: Path, plan) -> None:
+    (folder / "requirements.in").write_text(
+        "# mine\nnumpy\nTorch_Vision[x]>=1  # pictures\nhere-too\n--index-url https://x\n"
+    )
+    (folder / "requirements.txt").write_text(f"here-too==1.0 --hash=sha256:{'0' * 64}\n")
+    found = to_fix(await check_policy(folder, plan(episodes=0)))["requirements"]
+    assert found.startswith("requirements.in names Torch_Vision, and requirements.txt does not: lock it with")
+    assert "--lock" in found
+
+
+@pytest.mark.parametrize("locked", [True, False])
+async def test_a_package_that_this_python_lacks_is_named_without_a_traceback(folder: Path, plan, locked) -> None:
+    (folder / "policy.py").write_text("import nosuch_package.part\n" + RIGHT)
+    if locked:
+        (folder / "requirements.txt").write_text(f"nosuch-package==1.0 --hash=sha256:{'0' * 64}\n")
+    report = await check_policy(folder, plan(episodes=0))
+    (start,) = [finding for finding in report.findings if finding.subject == "start"]
+    assert start.verdict is (Verdict.SKIPPED if locked else Verdict.FIX)
+    assert start.text.startswith("the policy imports nosuch_package, which is not installed here: install it in")
+    assert sys.executable in start.text
+    assert "Traceback" not in start.text
+
+
 async def test_requirements_that_would_be_refused_are_named_by_line(folder: Path, plan) -> None:
     (folder / "requirements.txt").write_text("# mine\ntorch\n")
     report = await check_policy(folder, plan(episodes=0))
