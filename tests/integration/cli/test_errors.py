@@ -70,7 +70,7 @@ def test_every_commands_help_has_an_example(tmp_path, command):
         (["replay", "--last-failure"], "--miner UID"),
         (["replay", "--miner", "1", "--index", "0"], "belong together"),
         (["replay", "--all", "--video", "all.mp4"], "one episode"),
-        (["replay", "seven"], "task_uuid"),
+        (["replay", "seven"], "'seven' is not the UUID of a task"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_names_the_flag(tmp_path, arguments, named):
@@ -289,6 +289,13 @@ def test_a_picture_that_could_not_be_written_is_said_before_the_work(tmp_path, c
     assert f"{command[-1]} can't be written: there is no folder nosuch." in shown.stderr
     assert command[-2] in shown.stderr
     assert not (tmp_path / "nosuch").exists()
+
+
+def test_a_replays_file_is_looked_at_before_its_other_words(tmp_path):
+    (tmp_path / "README.md").write_text("# mine")
+    shown = kinitro("replay", "abc", "--export", "README.md", home=tmp_path)
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("Error: README.md is not an exported cycle: ")
 
 
 def test_counts_agree_with_their_nouns():
