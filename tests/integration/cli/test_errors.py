@@ -302,6 +302,16 @@ def test_counts_agree_with_their_nouns():
     assert [counted(number, "warning") for number in (0, 1, 2)] == ["0 warnings", "1 warning", "2 warnings"]
 
 
+def test_a_subnet_that_the_dev_ledger_lacks_is_told_with_the_command_that_makes_it(tmp_path):
+    shown = kinitro("miner", "show-commitment", "--network", "dev", home=tmp_path)
+    assert "`kinitro demo --setup-only`" in shown.stderr
+    assert kinitro("demo", "--setup-only", home=tmp_path).returncode == 0
+    assert kinitro("miner", "show-commitment", "--network", "dev", home=tmp_path).returncode == 0
+    shown = kinitro("miner", "status", "--network", "dev", "--api-url", "http://127.0.0.1:9", home=tmp_path)
+    assert "kinitro miner deploy" in shown.stdout
+    assert "btcli" not in shown.stdout
+
+
 def test_replays_of_what_is_not_there_say_so_in_one_line(tmp_path):
     no_file = kinitro("replay", "--all", "--export", str(tmp_path / "none.json"), home=tmp_path)
     no_api = kinitro("replay", "--all", "--api-url", "http://127.0.0.1:9", home=tmp_path)
