@@ -298,6 +298,10 @@ def test_a_replays_file_is_looked_at_before_its_other_words(tmp_path):
     assert shown.stderr.startswith("Error: README.md is not an exported cycle: ")
 
 
+def test_score_says_that_it_takes_outcomes_as_reported(tmp_path):
+    assert "taken as the file reports them" in " ".join(kinitro("score", "--help", home=tmp_path).stdout.split())
+
+
 def test_counts_agree_with_their_nouns():
     assert [counted(number, "warning") for number in (0, 1, 2)] == ["0 warnings", "1 warning", "2 warnings"]
 
