@@ -258,9 +258,13 @@ class KinitroClient:
         detail = _detail(response.content)
         if detail is None:
             return self._not_ours(response)
+        advice = None
+        if response.status_code == 404 and self._url.endswith("/v1"):
+            advice = f"Give the address without /v1: {self._url.removesuffix('/v1')}"
         return ApiError(
             f"The Kinitro API at {self._url} answered {response.status_code} to {what}: {detail}",
             status_code=response.status_code,
+            advice=advice,
         )
 
     def _not_ours(self, response: httpx.Response) -> ApiError:

@@ -34,10 +34,9 @@ def test_the_image_has_what_unity_needs_and_runs_as_nobody():
 
 def test_without_a_unity_build_the_image_says_so():
     code = (
-        "from kinitro.environments.procthor.checklist import run_checklist;"
-        "from kinitro.environments.procthor.launch import unity_launch;"
-        "checks = list(run_checklist(unity_launch));"
-        "print({check.verdict.value for check in checks}, checks[0].detail)"
+        "from kinitro.environments import EnvironmentOptions, find, registry\n"
+        "try:\n    registry.build(find('procthor/v0'), EnvironmentOptions())\n"
+        "except Exception as error:\n    print(error)"
     )
     said = docker("run", "--rm", "--network", "none", PROCTHOR, "python", "-c", code)
-    assert said.startswith("{'skipped'} /opt/unity holds no single Unity build")
+    assert said.startswith("There is no Unity build of AI2-THOR at /opt/unity")

@@ -322,5 +322,6 @@ def _writable(connection: sqlite3.Connection, netuid: int, hotkey: str) -> int:
 def _no_subnet(netuid: int) -> NotRegistered:
     return NotRegistered(
         f"The dev ledger has no subnet {netuid}.",
-        advice="Check --netuid; the first registration on a netuid makes its subnet.",
+        advice="Check --netuid. A first policy makes it: `kinitro miner deploy --repo USER/NAME --path FOLDER "
+        f"--netuid {netuid} --network dev`, or `kinitro demo --setup-only` for bundled ones on netuid 1.",
     )

@@ -18,6 +18,7 @@ from kinitro.cli import (
     standing,
     validate,
 )
+from kinitro.cli.file_trouble import file_trouble
 from kinitro.errors import KinitroError
 
 app = typer.Typer(
@@ -72,6 +73,8 @@ def main() -> int:
     except KinitroError as error:
         return _fail(error.message, error.advice, error)
     except Exception as error:  # noqa: BLE001 - outermost turn: a bug becomes one line too, its traceback on request
+        if isinstance(error, OSError) and (told := file_trouble(error)):
+            return _fail(*told, error)
         return _fail(
             f"An internal error: {type(error).__name__}: {error}",
             "This is a bug. Run it again with KINITRO_DEBUG=1 and report what it prints.",

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -117,11 +117,22 @@ def run_service(service: Callable[[], Coroutine[Any, Any, None]], *, has_own_end
 
 
 def plain(value: object) -> dict[str, object]:
-    """A dataclass, with the dataclasses and models in it, as JSON has it."""
+    """A dataclass, with the dataclasses, models and read-only mappings in it, as JSON has it."""
     from pydantic_core import to_jsonable_python
 
-    found: dict[str, object] = to_jsonable_python(value)
+    found: dict[str, object] = to_jsonable_python(value, fallback=_plain_mapping)
     return found
+
+
+def _plain_mapping(value: object) -> dict[object, object]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 miner`, `2 miners`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def print_json(value: object) -> None:

@@ -1,12 +1,11 @@
 """`kinitro db`: create, migrate, look at, wipe and remove the database."""
 
 import asyncio
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from kinitro.cli.common import DatabaseUrl, JsonFlag, chosen_database, print_json
+from kinitro.cli.common import DatabaseUrl, JsonFlag, chosen_database, counted, plain, print_json
 
 app = typer.Typer(help="The database: create, migrate, look at, wipe, remove.", no_args_is_help=True)
 
@@ -18,13 +17,20 @@ def _confirm(force: bool, what: str) -> None:
         raise typer.Abort
 
 
+def _command(name: str, url: str | None) -> str:
+    from kinitro.storage.database import db_command, parse_url
+
+    return db_command(name, None if url is None else parse_url(url))
+
+
 @app.command(epilog="Example: kinitro db create --database-url postgresql://me:pw@localhost/kinitro")
 def create(database_url: DatabaseUrl = None) -> None:
     """Create the database on its server. It has no tables until `kinitro db init`."""
     from kinitro.storage import admin
 
-    asyncio.run(admin.create(chosen_database(database_url)))
-    typer.echo("Created. Next: kinitro db init")
+    url = chosen_database(database_url)
+    made = asyncio.run(admin.create(url))
+    typer.echo(f"{'Created' if made else 'It is there already'}. Next: {_command('init', url)}")
 
 
 @app.command(epilog="Example: kinitro db init --database-url postgresql://me:pw@localhost/kinitro")
@@ -61,8 +67,8 @@ def drop(database_url: DatabaseUrl = None, force: Force = False) -> None:
     from kinitro.storage import admin
 
     _confirm(force, "This removes the database.")
-    asyncio.run(admin.drop(chosen_database(database_url)))
-    typer.echo("Removed.")
+    removed = asyncio.run(admin.drop(chosen_database(database_url)))
+    typer.echo("Removed." if removed else "There was none.")
 
 
 @app.command(epilog="Example: kinitro db status --json")
@@ -70,13 +76,14 @@ def status(database_url: DatabaseUrl = None, json: JsonFlag = False) -> None:
     """Show the schema's version, row counts, the current and last cycle and the latest weights."""
     from kinitro.storage import admin
 
-    found = asyncio.run(admin.status(chosen_database(database_url)))
+    url = chosen_database(database_url)
+    found = asyncio.run(admin.status(url))
     if json:
-        print_json(asdict(found))
+        print_json(plain(found))
         return
     from kinitro.cli.tables import database_table
 
-    database_table(found)
+    database_table(found, _command("init", url))
 
 
 @app.command("rebuild-evidence", epilog="Example: kinitro db rebuild-evidence")
@@ -85,4 +92,5 @@ def rebuild(database_url: DatabaseUrl = None) -> None:
     from kinitro.scheduler import rebuild_evidence
 
     report = asyncio.run(rebuild_evidence(chosen_database(database_url)))
-    typer.echo(f"{report.cycles} completed cycles, {report.rows} rows; {report.corrected} had been wrong or missing.")
+    read = f"{counted(report.cycles, 'completed cycle')}, {counted(report.rows, 'row')}"
+    typer.echo(f"{read}; {report.corrected} had been wrong or missing.")

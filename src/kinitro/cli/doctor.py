@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import DatabaseUrl, JsonFlag, plain, print_json
+from kinitro.cli.common import DatabaseUrl, JsonFlag, counted, plain, print_json
 from kinitro.cli.validate import with_network
 from kinitro.cli.wallet_flags import (
     HotkeyNameFlag,
@@ -104,11 +104,11 @@ def _print(report: "Report") -> None:
     if report.not_examined:
         roles = ", ".join(role.value for role in report.not_examined)
         typer.echo(f"Nothing is configured for {roles}; to look all the same: kinitro doctor --role ROLE")
-    failures, warnings = report.count(Verdict.FAILED), report.count(Verdict.WARNING)
+    failures, warnings = report.count(Verdict.FAILED), counted(report.count(Verdict.WARNING), "warning")
     if report.healthy:
-        typer.echo(f"Healthy{f', with {warnings} warnings' if warnings else ''}.")
+        typer.echo(f"Healthy{f', with {warnings}' if report.count(Verdict.WARNING) else ''}.")
     else:
-        typer.echo(f"{failures} to fix, {warnings} warnings.")
+        typer.echo(f"{failures} to fix, {warnings}.")
 
 
 def _print_section(section: "Section") -> None:

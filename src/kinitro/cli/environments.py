@@ -1,6 +1,5 @@
 """`kinitro env`: the catalogue, a short local run with a picture, and the images of Docker mode."""
 
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kinitro.cli.common import JsonFlag, plain, print_json
+from kinitro.cli.file_trouble import check_output
 from kinitro.errors import ConfigurationError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ def list_environments(json: JsonFlag = False) -> None:
 
     specs = catalogue()
     if json:
-        print_json([asdict(spec) for spec in specs])
+        print_json([plain(spec) for spec in specs])
         return
     from kinitro.cli.tables import environments_table
 
@@ -63,9 +63,9 @@ def run_test(
             raise typer.BadParameter(f"{env_id} needs no Unity build.", param_hint="--unity")
         _check_unity(unity, json=json)
         return
-    if picture is not None and picture.suffix.lower() != ".gif":
-        raise ConfigurationError(f"{picture} is not a .gif file.", advice="The animation is a GIF: --picture NAME.gif")
     file = (picture or Path(f"{env_id.replace('/', '-')}.gif")) if images else None
+    if file is not None:
+        check_output("--picture", file, ".gif")
     found = previews.preview(
         spec,
         EnvironmentOptions(images=images),
@@ -88,12 +88,12 @@ def _check_unity(path: Path, *, json: bool) -> None:
     from kinitro.environments.procthor.launch import unity_launch
 
     checks = []
-    for check in run_checklist(lambda: unity_launch(path)):
+    for check in run_checklist(unity_launch(path)):
         checks.append(check)
         if not json:
             typer.echo(f"{check.verdict.upper():8} {check.name}: {check.detail}")
     if json:
-        print_json([asdict(check) for check in checks])
+        print_json([plain(check) for check in checks])
     missing = sum(check.verdict is not Verdict.PASSED for check in checks)
     if missing:
         raise ConfigurationError(

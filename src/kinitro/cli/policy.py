@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import JsonFlag, plain, print_json, run_service
+from kinitro.cli.common import JsonFlag, counted, plain, print_json, run_service
 from kinitro.cli.wallet_flags import (
     HotkeyNameFlag,
     NetuidFlag,
@@ -50,9 +50,14 @@ def init(
     typer.echo(f"Made {path}: {', '.join(names)}")
     typer.echo("Next:")
     if template is FolderTemplate.LEROBOT:
-        typer.echo(f"  cp .../pretrained_model/* {path}     your trained policy")
+        typer.echo(f"  cp .../pretrained_model/* {path}      the weights, which are still missing")
     typer.echo(f"  edit {path / 'policy.py'}")
-    typer.echo(f"  kinitro miner check {path}      try it, in real environments")
+    if template is FolderTemplate.LEROBOT:
+        typer.echo(
+            f"  kinitro miner check {path} --lock      lock its requirements.in, and try it in real environments"
+        )
+    else:
+        typer.echo(f"  kinitro miner check {path}      try it, in real environments")
     typer.echo(f"  kinitro miner deploy --repo USER/NAME --path {path} --netuid NETUID --network NETWORK")
 
 
@@ -91,7 +96,9 @@ def check(
 
     if lock:
         locked = lock_requirements(path)
-        typer.echo(f"Wrote {locked.path}: {len(locked.requirements)} packages, resolved by {locked.tool}.", err=True)
+        typer.echo(
+            f"Wrote {locked.path}: {counted(len(locked.requirements), 'package')}, resolved by {locked.tool}.", err=True
+        )
     report = run_check(path, check_plan(episodes, environments), quiet=json)
     if json:
         print_json({"ready": report.ready, **plain(report)})
@@ -186,8 +193,10 @@ def deploy(
         raise typer.BadParameter("give either --path, or --skip-upload with --revision")
     plan = deploying.DeployPlan(repo, path or Path(), netuid, revision, private)
     chosen, name = chosen_network(network), chosen_wallet(wallet_name, hotkey_name, wallet_path)
-    # A wrong wallet or a missing token is said before minutes of checking.
+    # A wrong wallet, a token or a repo that is not theirs, a hub that is away: said before minutes of checking.
     hotkey, hub = hotkey_address(chosen, name), None if dry_run else HubPublisher()
+    if hub is not None and path is not None:
+        asyncio.run(hub.check_rights(repo))
     if path is not None and not no_check and not run_check(path, check_plan(3, None)).ready:
         typer.echo("Nothing was sent. `--no-check` deploys it all the same.", err=True)
         raise typer.Exit(1)

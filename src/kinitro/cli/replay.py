@@ -13,9 +13,11 @@ from kinitro.cli.common import (
     JsonFlag,
     LogLevel,
     configure,
+    counted,
     print_json,
     run_service,
 )
+from kinitro.cli.file_trouble import check_output
 from kinitro.cli.results import read_export
 from kinitro.errors import ConfigurationError
 from kinitro.types import EvalMode
@@ -33,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(
-    task_uuid: Annotated[UUID | None, typer.Argument(help="A task of a closed cycle.", show_default=False)] = None,
+    task_uuid: Annotated[str | None, typer.Argument(help="A task of a closed cycle.", show_default=False)] = None,
     miner: Annotated[int | None, typer.Option("--miner", help="The miner's uid.")] = None,
     environment: Annotated[str | None, typer.Option("--environment", help="With --miner: which environment.")] = None,
     index: Annotated[int | None, typer.Option("--index", help="With --environment: which episode, from 0.")] = None,
@@ -79,8 +81,11 @@ def replay(
     can't be told.
     """
     configure(LogLevel.WARNING)
-    wanted = _Wanted(task_uuid, miner, environment, index, last_failure, everything, cycle)
+    exported = None if export is None else read_export(export)
+    wanted = _Wanted(_uuid(task_uuid), miner, environment, index, last_failure, everything, cycle)
     wanted.check(video)
+    if video is not None:
+        _check_video(video)
     settings = _settings(api_url, eval_mode=eval_mode, eval_images=eval_images, max_concurrent=max_concurrent)
     if settings.eval_mode is EvalMode.BASILICA and not without_policy:
         raise ConfigurationError(
@@ -89,7 +94,7 @@ def replay(
         )
     done: list[Replay] = []
     show = (lambda _: None) if json else _show
-    run_service(lambda: _run_again(wanted, export, settings, without_policy, done, show), has_own_end=True)
+    run_service(lambda: _run_again(wanted, exported, settings, without_policy, done, show), has_own_end=True)
     if video is not None:
         _film(done[0], video)
     if json:
@@ -106,6 +111,13 @@ def _settings(api_url: str | None, **flags: object) -> "ExecutorSettings":
 
     shared = SharedSettings.load(api_url=api_url)
     return ExecutorSettings.load(api_url=shared.api_url if "api_url" in shared.model_fields_set else None, **flags)
+
+
+def _uuid(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not the UUID of a task.", param_hint="task_uuid") from None
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,7 @@ class _Wanted:
 
 async def _run_again(
     wanted: _Wanted,
-    export: Path | None,
+    export: "CycleExport | None",
     settings: "ExecutorSettings",
     without_policy: bool,
     done: "list[Replay]",
@@ -168,23 +180,22 @@ async def _run_again(
         show(one)
 
 
-async def _find(wanted: _Wanted, file: Path | None, settings: "ExecutorSettings") -> "list[EpisodeOut]":
-    """The wanted episodes, from the export file or the API."""
+async def _find(wanted: _Wanted, export: "CycleExport | None", settings: "ExecutorSettings") -> "list[EpisodeOut]":
+    """The wanted episodes, from the export or the API."""
     from kinitro.client import KinitroClient
     from kinitro.replay import episodes_of
 
-    if file is None:
+    if export is None:
         async with KinitroClient(settings.api_url) as client:
             if wanted.task_uuid is not None:
                 return [await client.episode(wanted.task_uuid)]
             chosen = wanted.choose(await _cycle(client, wanted.cycle))
             return [await client.episode(episode.task_uuid) for episode in chosen if episode.task_uuid is not None]
-    export = read_export(file)
     known = {out.episode.task_uuid: out for out in episodes_of(export)}
     if wanted.task_uuid is None:
         return [known[episode.task_uuid] for episode in wanted.choose(export)]
     if wanted.task_uuid not in known:
-        raise ConfigurationError(f"{file} has no task {wanted.task_uuid}: it is an export of cycle {export.cycle_id}.")
+        raise ConfigurationError(f"The export, of cycle {export.cycle_id}, has no task {wanted.task_uuid}.")
     return [known[wanted.task_uuid]]
 
 
@@ -233,7 +244,7 @@ def _show(one: "Replay") -> None:
 
 def _summarise(done: "Sequence[Replay]") -> None:
     same = sum(_is_same(one) for one in done)
-    typer.echo(f"{same} of {len(done)} episodes came out the same.")
+    typer.echo(f"{same} of {counted(len(done), 'episode')} came out the same.")
 
 
 def _document(one: "Replay") -> dict[str, object]:
@@ -253,6 +264,14 @@ def _run_document(run: "Run") -> dict[str, object]:
     return {name: value for name, value in vars(run).items() if name not in ("steps", "conditions")} | {
         "conditions": run.conditions.model_dump(mode="json")
     }
+
+
+def _check_video(video: Path) -> None:
+    """Before the episode is run."""
+    from kinitro.replay.film import check_packages
+
+    check_output("--video", video, ".mp4")
+    check_packages()
 
 
 def _film(one: "Replay", video: Path) -> None:

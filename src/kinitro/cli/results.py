@@ -56,8 +56,9 @@ def score(
     file: Annotated[Path, typer.Argument(help="An exported cycle (kinitro export).")],
     json: JsonFlag = False,
 ) -> None:
-    """Recompute a cycle's scores and weights from its export, offline, and check what the export claims.
+    """Recompute a cycle's scores and weights from its export, offline, and check that it fits together.
 
+    The outcomes of episodes are taken as the file reports them: `kinitro replay --export FILE` runs them again.
     Exit code 1 when a check fails: the file is then not what an honest scheduler wrote.
     """
     from kinitro.scoring import score_cycle
@@ -73,6 +74,7 @@ def score(
 
         score_table(result)
     typer.echo(render_checks(checks), err=True)
+    typer.echo(f"Outcomes are taken as reported; to run them again: kinitro replay --all --export {file}", err=True)
     if exported.status is not CycleStatus.COMPLETED:
         typer.echo(f"Note: this cycle is {exported.status.value}, so it published no weights.", err=True)
     if not all_passed(checks):

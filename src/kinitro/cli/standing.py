@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kinitro.cli.common import ApiUrl, JsonFlag, chosen_api, plain, print_json
+from kinitro.cli.common import ApiUrl, JsonFlag, chosen_api, counted, plain, print_json
 from kinitro.cli.wallet_flags import (
     HotkeyNameFlag,
     NetuidFlag,
@@ -121,7 +121,7 @@ def _queue_lines(queue: "QueueOut") -> Iterator[Line]:
 def _result_lines(last: "LastResultOut") -> Iterator[Line]:
     yield "Last", f"cycle {last.cycle_id}, {last.completed_at:%Y-%m-%d %H:%M} UTC"
     share = "that cycle published no weights" if last.weight is None else f"{last.weight:.2%} of the weights"
-    yield "Last", f"{last.points} points ({', '.join(last.prizes) or 'no prize'}); {share}"
+    yield "Last", f"{counted(last.points, 'point')} ({', '.join(last.prizes) or 'no prize'}); {share}"
     for env_id, rate in last.success_rates.items():
         yield "Last", f"{rate:7.1%}  {env_id}"
     if last.episodes_failed:

@@ -1,10 +1,13 @@
 """What commands print for people: tables, in one style."""
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+from kinitro.cli.common import counted
 
 if TYPE_CHECKING:
     from kinitro.environments import EnvironmentSpec
@@ -29,12 +32,16 @@ def print_table(title: str | None, columns: Sequence[str], rows: Iterable[Sequen
     console().print(table)
 
 
-def database_table(status: "DatabaseStatus") -> None:
-    """`kinitro db status`."""
+_TOLD = ("cycles", "submissions", "tasks", "executors")
+"""What `db status` counts for a person; --json has every table."""
+
+
+def database_table(status: "DatabaseStatus", init: str) -> None:
+    """`kinitro db status`; `init` is the command that makes the tables."""
     out = console()
     out.print(f"Database  {status.url}")
     if status.revision is None:
-        out.print("Schema    none yet. Next: kinitro db init")
+        out.print(f"Schema    none yet. Next: {init}")
         return
     out.print(
         f"Schema    {status.revision}" + ("" if status.revision == status.head else f" (this version: {status.head})")
@@ -44,13 +51,15 @@ def database_table(status: "DatabaseStatus") -> None:
             out.print(f"{label:<9} no cycle")
             continue
         since = f"{cycle.started_at:%Y-%m-%d %H:%M} UTC"
-        out.print(f"{label:<9} cycle {cycle.id}, {cycle.status.value}, {cycle.n_miners} miners, since {since}")
+        out.print(
+            f"{label:<9} cycle {cycle.id}, {cycle.status.value}, {counted(cycle.n_miners, 'miner')}, since {since}"
+        )
     if status.latest_weights:
         shares = ", ".join(f"uid {uid}: {share:.1%}" for uid, share in status.latest_weights.weights.items())
         out.print(f"Weights   of cycle {status.latest_weights.cycle_id}: {shares}")
     else:
         out.print("Weights   none published yet")
-    print_table(None, ("table", "rows"), status.counts.items())
+    out.print(f"Rows      {', '.join(f'{name} {status.counts[name]}' for name in _TOLD)}")
 
 
 def executors_table(executors: "Sequence[KnownExecutor]") -> None:
@@ -60,27 +69,28 @@ def executors_table(executors: "Sequence[KnownExecutor]") -> None:
         seen = f"{executor.last_seen_at:%Y-%m-%d %H:%M} UTC" if executor.last_seen_at else "not for a day"
         kept = [f"{'everything' if one.hotkey is None else one.hotkey}: {one.reason}" for one in executor.quarantines]
         rows.append((executor.executor_id, seen, "\n".join(kept) or "nothing"))
-    print_table(f"{len(rows)} executors", ("executor", "last seen", "kept from"), rows)
+    print_table(counted(len(rows), "executor"), ("executor", "last seen", "kept from"), rows)
 
 
 def environments_table(specs: "Sequence[EnvironmentSpec]") -> None:
-    """`kinitro env list`."""
-    print_table(
-        f"{len(specs)} environments; * is in the default set",
-        ("environment", "images", "cameras", "action channels"),
-        (
-            (
-                f"{spec.env_id}{' *' if spec.default else ''}",
-                "needed" if spec.needs_images else "optional",
-                ", ".join(spec.cameras),
-                ", ".join(
-                    [f"{name} ({size})" for name, size in spec.continuous.items()]
-                    + [f"{name} (one of {count})" for name, count in spec.discrete.items()]
-                ),
-            )
-            for spec in specs
-        ),
-    )
+    """`kinitro env list`: a line each, under what the environments of a family have in common."""
+    out = console()
+    out.print(f"{len(specs)} environments; * is in the default set")
+    for (family, *common), members in groupby(specs, lambda spec: (spec.family, *_common(spec))):
+        out.print()
+        facts = Table.grid(padding=(0, 2, 0, 0))
+        for label, values in zip(("cameras", "actions"), common, strict=True):
+            facts.add_row(label, ", ".join(values))
+        out.print(family, facts, sep="\n")
+        rows = ((spec.env_id + " *" * spec.default, "needed" if spec.needs_images else "optional") for spec in members)
+        print_table(None, ("environment", "images"), rows)
+
+
+def _common(spec: "EnvironmentSpec") -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Cameras and action channels."""
+    numbers = (f"{name} ({size})" for name, size in spec.continuous.items())
+    choices = (f"{name} (1 of {count})" for name, count in spec.discrete.items())
+    return spec.cameras, (*numbers, *choices)
 
 
 def score_table(score: "CycleScore") -> None:

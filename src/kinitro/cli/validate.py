@@ -75,7 +75,8 @@ def validate(
     )
     wallet = chosen_wallet(settings.wallet_name, settings.hotkey_name, settings.wallet_path)
     signer = load_signer(settings.network, wallet)
-    if settings.network == "dev":
+    # Cron's turn joins only when there is something to set.
+    if settings.network == "dev" and (not once or asyncio.run(_has_weights(settings.backend_url))):
         asyncio.run(_join_dev_subnet(settings.netuid, signer))
     if once:
         _say(asyncio.run(set_once(settings, signer)), settings.netuid)
@@ -87,6 +88,18 @@ def with_network(settings: "ValidatorSettings") -> "ValidatorSettings":
     """The variable that btcli reads counts where neither the flag nor our own variable was given."""
     given = settings.network if "network" in settings.model_fields_set else None
     return settings.model_copy(update={"network": chosen_network(given)})
+
+
+async def _has_weights(backend_url: str) -> bool:
+    from kinitro.client import KinitroClient
+    from kinitro.errors import ApiError, ApiUnreachable
+
+    async with KinitroClient(backend_url) as client:
+        try:
+            await client.weights()
+        except (ApiError, ApiUnreachable):  # what is wrong, the turn says
+            return False
+    return True
 
 
 async def _join_dev_subnet(netuid: int, signer: "Signer") -> None:

@@ -283,6 +283,18 @@ class HubPublisher:
         """Reads with the same token: repos of its owner too that are private."""
         enable_progress_bars()
 
+    async def check_rights(self, repo: str) -> None:
+        """Raises unless the hub answers, and its token may write to this repo as far as the hub tells."""
+        who = await self._do(repo, self._api.whoami)
+        mine = [who["name"], *(each["name"] for each in who.get("orgs") or ())]
+        if repo.partition("/")[0].lower() not in [name.lower() for name in mine]:
+            raise ConfigurationError(
+                f"The hub's token is of {who['name']}, who can't write to {repo}.",
+                advice=f"Give --repo {who['name']}/{repo.partition('/')[2]}, or set HF_TOKEN to one of its owner.",
+            )
+        if (who.get("auth") or {}).get("accessToken", {}).get("role") == "read":
+            raise ConfigurationError("The hub's token can only read.", advice=_TOKEN_ADVICE)
+
     async def create(self, repo: str) -> None:
         """Makes the repo, private, unless it exists already; then its visibility stays as it is."""
         await self._do(repo, lambda: self._api.create_repo(repo, private=True, exist_ok=True))

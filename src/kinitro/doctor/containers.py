@@ -36,8 +36,9 @@ async def engine_answers() -> Finding:
 
     try:
         engine = await in_daemon_thread(Engine.connect)
-    except ConfigurationError:
-        return skipped("Docker", "no engine answers; executors of Docker mode need one, nobody else")
+    except ConfigurationError as error:
+        reason = error.message.partition(":")[0]
+        return skipped("Docker", f"{reason}; executors of Docker mode need it, nobody else")
     with contextlib.closing(engine):
         version = await engine.do("The engine", lambda: engine.client.version()["Version"])
     return ok("Docker", f"engine {version} answers")

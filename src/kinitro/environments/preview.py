@@ -139,7 +139,6 @@ class _Film:
 
     def write(self, path: Path) -> None:
         """Writes an endless GIF that rests on its last frame."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         pauses = [FRAME_MS] * (len(self._frames) - 1) + [_PAUSE_MS]
         self._frames[0].save(path, save_all=True, append_images=self._frames[1:], duration=pauses, loop=0)
 

@@ -3,6 +3,7 @@
 The policy runs here as an executor in process mode runs it, without isolation: a miner trusts their own.
 """
 
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +15,19 @@ from uuid import uuid4
 from kinitro.backends import Backend, LaunchSpec, Limits, ProcessBackend, Role
 from kinitro.deployments.limits import HubLimits
 from kinitro.deployments.readiness import until_ready
-from kinitro.deployments.requirements import read_requirements
+from kinitro.deployments.requirements import FILE_NAME, Requirement, canonical_name, read_requirements
 from kinitro.environments.base import EnvironmentSpec
 from kinitro.environments.protocol import EvaluateReply, EvaluateRequest
 from kinitro.environments.workers import ENVIRONMENT_SERVER, EnvironmentLaunch, EnvironmentWorkers
 from kinitro.errors import InfrastructureError, PolicyError
 from kinitro.miner.files import check_files, stage
 from kinitro.miner.findings import Finding, Report, Verdict
+from kinitro.miner.lock import WANTED_FILE, unlocked
 from kinitro.miner.rehearsal import Rehearsal
 from kinitro.settings import MinerSettings
 
 _SIMULATOR_START_S = 60.0
+_NO_MODULE = re.compile(r"^ModuleNotFoundError: No module named '(\w+)", re.MULTILINE)
 _POLICY = ("server.py", "--host", "{host}", "--port", "{port}")
 
 
@@ -83,7 +86,9 @@ class _Check:
                 try:
                     health = await until_ready(running, self._plan.settings.warmup_timeout)
                 except PolicyError as error:
-                    self._add(Finding(Verdict.FIX, "start", error.message))
+                    self._add(
+                        _missing_module(error.message, self._folder) or Finding(Verdict.FIX, "start", error.message)
+                    )
                     return
                 self._add(Finding(Verdict.GOOD, "start", "healthy, its model loaded"))
                 spec, timeout_s = self._plan.environments[0], self._plan.settings.action_timeout
@@ -93,9 +98,12 @@ class _Check:
     async def _evaluate(self, backend: Backend, url: str) -> None:
         """Real episodes, as an executor runs them."""
         replies: list[EvaluateReply] = []
+        broken: set[str] = set()
         async with EnvironmentWorkers(backend, 1, EnvironmentLaunch(self._plan.environment_server)) as workers:
             for number in range(self._plan.episodes):
                 spec = self._plan.environments[number % len(self._plan.environments)]
+                if spec.env_id in broken:
+                    continue
                 try:
                     async with workers.lease(spec.env_id) as server:
                         request = self._request(url, spec, number)
@@ -103,7 +111,11 @@ class _Check:
                 except InfrastructureError as error:
                     self._add(Finding(Verdict.SKIPPED, spec.env_id, error.message))
                     return
-                self._add(_episode(spec, reply))
+                finding = _episode(spec, reply)
+                self._add(finding)
+                if finding.verdict is Verdict.SKIPPED:
+                    broken.add(spec.env_id)
+                    continue
                 replies.append(reply)
         if replies:
             self._add(_budget(replies, self._plan))
@@ -137,6 +149,13 @@ def _requirements(folder: Path) -> Finding:
         wanted = read_requirements(folder)
     except PolicyError as error:
         return Finding(Verdict.FIX, "requirements", str(error))
+    if open_wishes := unlocked(folder, wanted):
+        return Finding(
+            Verdict.FIX,
+            "requirements",
+            f"{WANTED_FILE} names {', '.join(open_wishes)}, and {FILE_NAME} does not: lock it with "
+            f"`kinitro miner check {folder} --lock`",
+        )
     if not wanted:
         return Finding(Verdict.GOOD, "requirements", "nothing beyond what every policy finds installed")
     return Finding(
@@ -144,6 +163,26 @@ def _requirements(folder: Path) -> Finding:
         "requirements",
         f"{len(wanted)} packages, locked. Here the policy runs with those that are installed already",
     )
+
+
+def _missing_module(message: str, folder: Path) -> Finding | None:
+    """For a start that failed because this Python lacks a package; where it is evaluated it may well be there."""
+    found = _NO_MODULE.search(message)
+    if found is None or (folder / f"{found[1]}.py").exists():
+        return None
+    locked = {each.key for each in _locked(folder)}
+    text = f"the policy imports {found[1]}, which is not installed here: install it in this Python ({sys.executable})"
+    if canonical_name(found[1]) in locked:
+        return Finding(Verdict.SKIPPED, "start", f"{text} to check here")
+    # A package may bring a module of another name: opencv-python brings cv2.
+    return Finding(Verdict.FIX, "start", f"{text} to check here, and see that {WANTED_FILE} names what brings it")
+
+
+def _locked(folder: Path) -> tuple[Requirement, ...]:
+    try:
+        return read_requirements(folder)
+    except PolicyError:
+        return ()
 
 
 def _episode(spec: EnvironmentSpec, reply: EvaluateReply) -> Finding:

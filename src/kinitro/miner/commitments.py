@@ -134,10 +134,12 @@ async def _own(chain: Chain, netuid: int, hotkey: str) -> Neuron:
     for neuron in (await chain.subnet(netuid)).neurons:
         if neuron.hotkey == hotkey:
             return neuron
+    register = f"to register: `btcli subnets register --netuid {netuid}`."
+    if isinstance(chain, DevLedger):
+        register = "on the dev ledger `kinitro miner deploy` and `kinitro miner commit` register it."
     raise NotRegistered(
         f"Hotkey {hotkey} is not registered on netuid {netuid}.",
-        advice="Check --wallet-name, --hotkey-name, --netuid and --network; to register: "
-        f"`btcli subnets register --netuid {netuid}`.",
+        advice=f"Check --wallet-name, --hotkey-name, --netuid and --network; {register}",
     )
 
 

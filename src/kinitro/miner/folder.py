@@ -1,6 +1,7 @@
 """Policy folders: the one place that knows what one holds, for `miner init` and for the demo."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -25,9 +26,22 @@ def create_folder(folder: Path, template: FolderTemplate) -> list[str]:
         raise ConfigurationError(
             f"{folder} exists and is not an empty folder.", advice="Give another path, or remove it first."
         )
-    with as_file(files("kinitro") / "miner" / "template" / template.value) as modules:
-        write_policy_folder(folder, modules, title=folder.resolve().name, about=_ABOUT[template])
-    return sorted(path.name for path in folder.iterdir())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Moved in when it is whole: a disk that fills up leaves nothing behind.
+    beside = folder if folder.exists() else folder.parent
+    with (
+        as_file(files("kinitro") / "miner" / "template" / template.value) as modules,
+        tempfile.TemporaryDirectory(prefix=".kinitro-init-", dir=beside) as scratch,
+    ):
+        whole = Path(scratch) / "policy"
+        write_policy_folder(whole, modules, title=folder.resolve().name, about=_ABOUT[template])
+        names = sorted(path.name for path in whole.iterdir())
+        if beside is folder:
+            for name in names:
+                (whole / name).rename(folder / name)
+        else:
+            whole.rename(folder)
+    return names
 
 
 def write_policy_folder(folder: Path, modules: Path, *, title: str, about: str) -> None:

@@ -1,6 +1,7 @@
 """Writes a policy's requirements.txt: every package that it needs, at one version, with hashes. Needs uv or pip."""
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ WANTED_FILE = "requirements.in"
 PYTHON_VERSION = "3.11"
 """What policies run on when they are evaluated, on x86-64 Linux."""
 _TIMEOUT_S = 600.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HEADER = f"# Made from {WANTED_FILE} by `kinitro miner check PATH --lock`. Do not edit.\n"
 
 
@@ -49,6 +51,15 @@ def lock_requirements(folder: Path) -> Locked:
     path = folder / FILE_NAME
     path.write_text(_HEADER + "".join(_lines(kept)))
     return Locked(path, tuple(kept), Path(tool).name)
+
+
+def unlocked(folder: Path, locked: Iterable[Requirement]) -> list[str]:
+    """The packages of requirements.in that requirements.txt does not name and that no policy finds installed."""
+    wanted = folder / WANTED_FILE
+    text = wanted.read_text(errors="replace") if wanted.is_file() else ""
+    names = [found[0] for line in text.splitlines() if (found := _NAME.match(line.strip()))]
+    known = {*PROVIDED, *(each.key for each in locked)}
+    return [name for name in names if canonical_name(name) not in known]
 
 
 def _with_uv(tool: str, wanted: Path, scratch: Path) -> Iterable[Requirement]:

@@ -23,6 +23,7 @@ import importlib
 import json
 import logging
 import queue
+import socket
 import sys
 import threading
 import time
@@ -301,6 +302,25 @@ def load_policy(folder: Path) -> Any:
     return importlib.import_module("policy").Policy()
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket on which nothing is answered yet. Ends with one line where the port can't be had."""
+    listener = None
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError) as error:
+        if listener is not None:
+            listener.close()
+        cause = error.strerror if isinstance(error, OSError) else error
+        sys.exit(
+            f"Error: The policy's server can't listen on port {port} of {host}: {cause}.\n"
+            "  Stop what uses it, or choose another port with --port."
+        )
+    return listener
+
+
 def main() -> None:
     """Serves the policy until told to stop. The port opens once the policy is loaded."""
     parser = argparse.ArgumentParser(description="Serve the policy.py beside this file.")
@@ -308,12 +328,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default %(default)s)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    app = build_app(load_policy(Path(__file__).resolve().parent))
-    log.info("Policy loaded; serving on http://%s:%d (stop with Ctrl-C)", arguments.host, arguments.port)
-    uvicorn.run(
-        app,
-        host=arguments.host,
-        port=arguments.port,
+    listener = listen(arguments.host, arguments.port)
+    config = uvicorn.Config(
+        build_app(load_policy(Path(__file__).resolve().parent)),
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -322,6 +339,10 @@ def main() -> None:
         timeout_keep_alive=120,
         timeout_graceful_shutdown=2,
     )
+    listener.listen(2048)
+    log.info("Policy loaded; serving on http://%s:%d (stop with Ctrl-C)", *listener.getsockname()[:2])
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

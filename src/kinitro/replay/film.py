@@ -44,8 +44,6 @@ def film(recorded: Recorded, run: Run, path: Path) -> Run:
         EnvironmentFault: no OpenGL library works, or the simulator failed.
     """
     assert run.steps is not None
-    if path.suffix.lower() != ".mp4":
-        raise ConfigurationError(f"{path} is not an .mp4 file.", advice="Name it so: --video FILE.mp4")
     with _projector(path) as projector:
         shown = _Captions(recorded, run, run.steps, projector)
         played = resimulate(recorded, run.steps, shown.watch)
@@ -53,9 +51,8 @@ def film(recorded: Recorded, run: Run, path: Path) -> Run:
     return played
 
 
-@contextmanager
-def _projector(path: Path) -> "Iterator[_Projector]":
-    """Writes beside `path` and renames at the end: nobody meets half a video."""
+def check_packages() -> None:
+    """Raises `ConfigurationError` unless the `video` extra is installed."""
     try:
         import av  # noqa: F401, PLC0415 - only people who want videos need it
         import PIL  # noqa: F401, PLC0415 - likewise
@@ -64,6 +61,12 @@ def _projector(path: Path) -> "Iterator[_Projector]":
             f"Videos need the Python package {error.name!r}, which is not installed.",
             advice=how_to_install("video"),
         ) from None
+
+
+@contextmanager
+def _projector(path: Path) -> "Iterator[_Projector]":
+    """Writes beside `path` and renames at the end: nobody meets half a video."""
+    check_packages()
     half = path.with_name(f".{path.name}.part")
     projector = _Projector(half)
     try:

@@ -7,6 +7,7 @@ from hashlib import sha256
 from uuid import UUID
 
 from kinitro.archive import Archive
+from kinitro.environments import find
 from kinitro.environments.trace import DamagedSteps, Steps
 from kinitro.errors import ConfigurationError, InfrastructureError
 from kinitro.replay.compare import Run, recorded_run
@@ -135,6 +136,8 @@ def select(export: CycleExport, uid: int, env_id: str, index: int) -> ExportEpis
     for episode in export.episodes:
         if (episode.uid, episode.env_id, episode.index) == wanted:
             return episode
+    if env_id not in export.environments:
+        find(env_id)  # an id that exists nowhere is told with the nearest ones
     uids = sorted({episode.uid for episode in export.episodes})
     raise ConfigurationError(
         f"Cycle {export.cycle_id} has no episode {index} of uid {uid} in {env_id}.",

@@ -49,7 +49,7 @@ class WeightsLine:
 class DatabaseStatus:
     """What a database holds. `revision` is None without a schema, and then nothing else is known.
 
-    `current_cycle` is the open one; `last_cycle` the latest closed one.
+    `current_cycle` is the open one; `last_cycle` the latest closed one. `counts` has the rows of every table.
     """
 
     url: str
@@ -146,7 +146,7 @@ async def _is_missing(place: Place) -> bool:
 
 async def _migrate(place: Place) -> None:
     async with open_place(place) as database, database.begin() as connection:
-        await schema.migrate(connection, place.shown, place.flag)
+        await schema.migrate(connection, place.shown, place.command)
 
 
 async def _wipe(place: Place) -> None:

@@ -1,6 +1,7 @@
 """One PostgreSQL, by URL or embedded: how we connect to it, and what its failures are called."""
 
 import asyncio
+import shlex
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -83,7 +84,7 @@ async def open_database(
     async with located(url, home=home) as place, open_place(place) as database:
         if check_schema:
             async with database.connect() as connection:
-                await schema.check(connection, place.shown, place.flag)
+                await schema.check(connection, place.shown, place.command)
         yield database
 
 
@@ -104,10 +105,9 @@ class Place:
         """The URL for messages, its password masked."""
         return unquote(self.url.render_as_string(hide_password=True))
 
-    @property
-    def flag(self) -> str:
-        """What a `kinitro db` command needs to mean this database."""
-        return "" if self.revive is not None else f" --database-url {self.shown}"
+    def command(self, name: str) -> str:
+        """The `kinitro db` command that means this database. A masked password can't be pasted, so it is not shown."""
+        return db_command(name, None if self.revive is not None else self.url)
 
     def sibling(self, name: str) -> "Place":
         """Another database of the same server."""
@@ -170,6 +170,15 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql")
 
 
+def db_command(name: str, url: URL | None) -> str:
+    """`kinitro db NAME` for the database of this URL, else for the embedded one, as it can be typed."""
+    if url is None:
+        return f"`kinitro db {name}`"
+    if url.password or "password" in url.query:
+        return f"`kinitro db {name}` with the same --database-url"
+    return f"`kinitro db {name} --database-url {shlex.quote(url.render_as_string())}`"
+
+
 def _not_a_url(problem: str) -> ConfigurationError:
     return ConfigurationError(f"{problem}.", advice="Write it as postgresql://user:password@host:port/name.")
 
@@ -214,9 +223,7 @@ def _explain(error: Exception, place: Place) -> tuple[str, str]:
 
 
 def _creation_advice(place: Place) -> str:
-    if place.revive is not None:
-        return "Create it with `kinitro db init`."
-    return f"Create it with `kinitro db create{place.flag}`."
+    return f"Create it with {place.command('create' if place.revive is None else 'init')}."
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The schema's version: what a database has, what this code needs, and the way from one to the other."""
 
+from collections.abc import Callable
 from importlib.resources import files
 
 from alembic import command
@@ -28,19 +29,19 @@ async def current(connection: AsyncConnection) -> str | None:
     return revision
 
 
-async def check(connection: AsyncConnection, shown_url: str, flag: str) -> None:
-    """Raises SchemaMismatch, naming the fix, unless the schema is exactly this version's."""
+async def check(connection: AsyncConnection, shown_url: str, typed: Callable[[str], str]) -> None:
+    """Raises SchemaMismatch unless the schema is exactly this version's. `typed` writes the `kinitro db` command."""
     found = await current(connection)
     if found == head():
         return
     if found is None:
         raise SchemaMismatch(
-            f"The database {shown_url} has no Kinitro tables yet.", advice=f"Create them with `kinitro db init{flag}`."
+            f"The database {shown_url} has no Kinitro tables yet.", advice=f"Create them with {typed('init')}."
         )
     if _is_known(found):
         raise SchemaMismatch(
             f"The database {shown_url} has an older schema ({found}) than this Kinitro needs ({head()}).",
-            advice=f"Stop the services, then run `kinitro db upgrade{flag}`.",
+            advice=f"Stop the services, then run {typed('upgrade')}.",
         )
     raise SchemaMismatch(
         f"This database was made by a newer Kinitro: {shown_url} has schema {found}, unknown here.",
@@ -48,12 +49,12 @@ async def check(connection: AsyncConnection, shown_url: str, flag: str) -> None:
     )
 
 
-async def migrate(connection: AsyncConnection, shown_url: str, flag: str) -> None:
+async def migrate(connection: AsyncConnection, shown_url: str, typed: Callable[[str], str]) -> None:
     """Brings the schema to this version, inside the caller's transaction. Refuses a newer one with SchemaMismatch."""
     await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
     found = await current(connection)
     if found is not None and not _is_known(found):
-        await check(connection, shown_url, flag)
+        await check(connection, shown_url, typed)
     await connection.run_sync(_upgrade)
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
 
-from kinitro.chain import Chain, Signer, Subnet
+from kinitro.chain import Chain, DevLedger, Signer, Subnet
 from kinitro.client import KinitroClient
 from kinitro.errors import AmbiguousWrite, ApiError, ApiUnreachable, ChainError, KinitroError, NotRegistered
 from kinitro.logs import get_logger
@@ -75,7 +75,8 @@ class Validator:
         genesis = await chain.genesis()
         trouble = await self._refresh(chain, genesis)
         if self._held is None:
-            self._check_registered(await chain.subnet(self._settings.netuid))
+            if not isinstance(chain, DevLedger):  # where it is registered as soon as there is something to set
+                self._check_registered(await chain.subnet(self._settings.netuid))
             assert trouble is not None
             raise trouble
         standing = await self._bring_about(chain, genesis, self._held)

@@ -1,14 +1,20 @@
 """What people see when something is wrong: one clear line, an exit code, never a traceback."""
 
+import errno
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from kinitro.cli.common import counted
+from kinitro.cli.file_trouble import file_trouble
+from kinitro.storage.database import db_command, parse_url
 
 
 def kinitro(*arguments: str, home: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -64,7 +70,7 @@ def test_every_commands_help_has_an_example(tmp_path, command):
         (["replay", "--last-failure"], "--miner UID"),
         (["replay", "--miner", "1", "--index", "0"], "belong together"),
         (["replay", "--all", "--video", "all.mp4"], "one episode"),
-        (["replay", "seven"], "task_uuid"),
+        (["replay", "seven"], "'seven' is not the UUID of a task"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_names_the_flag(tmp_path, arguments, named):
@@ -159,6 +165,29 @@ def test_score_says_what_is_wrong_with_a_file(tmp_path):
     assert "is not an exported cycle" in kinitro("score", str(broken), home=tmp_path).stderr
 
 
+def test_create_says_whether_it_was_there_and_how_to_go_on_with_the_same_database(tmp_path, empty_database_url):
+    url = empty_database_url.replace("kinitro_test", "kinitro_fresh")
+    for said in ("Created", "It is there already"):
+        shown = kinitro("db", "create", "--database-url", url, home=tmp_path)
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stdout.startswith(f"{said}. Next: `kinitro db init --database-url ")
+    advised = shlex.split(shown.stdout.partition("`")[2].partition("`")[0])
+    assert kinitro(*advised[1:], home=tmp_path).returncode == 0
+    told = kinitro("db", "status", "--database-url", url, home=tmp_path).stdout
+    assert "Rows      cycles 0, submissions 0, tasks 0, executors 0" in told
+    assert "alembic" not in told
+    kinitro("db", "drop", "--force", "--database-url", url, home=tmp_path)
+    assert kinitro("db", "drop", "--force", "--database-url", url, home=tmp_path).stdout == "There was none.\n"
+
+
+def test_no_advice_holds_a_password_or_stars_in_its_place():
+    for url in ("postgresql://me:secret@localhost/x", "postgresql://localhost/x?user=me&password=secret"):
+        assert db_command("init", parse_url(url)) == "`kinitro db init` with the same --database-url"
+    bare = "postgresql://me@localhost/x"
+    assert db_command("init", parse_url(bare)) == f"`kinitro db init --database-url {bare}`"
+    assert db_command("init", None) == "`kinitro db init`"
+
+
 def test_reset_works_on_an_empty_database_as_the_guide_begins_with_it(tmp_path, empty_database_url):
     assert kinitro("db", "reset", "--database-url", empty_database_url, "--force", home=tmp_path).returncode == 0
     assert kinitro("db", "init", "--database-url", empty_database_url, home=tmp_path).returncode == 0
@@ -209,6 +238,82 @@ def test_a_command_that_reads_from_an_api_takes_its_address_from_flag_variable_a
     assert asked() == 1
     assert asked(KINITRO_API_URL="http://127.0.0.1:2") == 2
     assert asked("--api-url", "http://127.0.0.1:3", KINITRO_API_URL="http://127.0.0.1:2") == 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("db", "status"), ("db", "init"), ("api", "--port", "0"), ("demo", "--setup-only"), ("executors", "list")],
+    ids=" ".join,
+)
+def test_a_home_that_can_not_be_used_is_named_with_its_cause(tmp_path, command):
+    (tmp_path / "taken").write_text("")
+    shown = kinitro(*command, home=tmp_path, KINITRO_HOME=str(tmp_path / "taken" / "home"))
+    assert shown.returncode == 1
+    error, advice = shown.stderr.strip().splitlines()[-2:]
+    assert error == f"Error: {tmp_path}/taken/home can't be read or written: Not a directory."
+    assert "KINITRO_HOME" in advice
+
+
+def test_a_place_where_nothing_can_be_made_is_no_bug(tmp_path):
+    (tmp_path / "taken").write_text("")
+    for command in (("miner", "init", "taken/p"), ("demo", "--home", "taken/d")):
+        shown = kinitro(*command, home=tmp_path)
+        assert shown.returncode == 1
+        assert shown.stderr.startswith("Error: taken")
+        assert " can't be read or written: " in shown.stderr
+        assert "bug" not in shown.stderr
+
+
+def test_only_what_is_about_a_file_is_no_bug():
+    assert file_trouble(OSError(errno.ENOSPC, "No space left on device"))[1].startswith("Make room")
+    denied = file_trouble(PermissionError(errno.EACCES, "Permission denied", "/root/x"))
+    assert denied == (
+        "/root/x can't be read or written: Permission denied.",
+        "Use a place where you may write, or run it as the user whose files they are.",
+    )
+    full = OSError(errno.ENOSPC, "No space left on device", "/ours/server.py", None, "/mine/server.py")
+    assert file_trouble(full)[0] == "/mine/server.py can't be read or written: No space left on device."
+    assert file_trouble(ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")) is None
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("replay", "--last-failure", "--miner", "1", "--video", "nosuch/x.mp4"),
+        ("env", "test", "metaworld/reach-v3", "--picture", "nosuch/x.gif"),
+    ],
+)
+def test_a_picture_that_could_not_be_written_is_said_before_the_work(tmp_path, command):
+    shown = kinitro(*command, home=tmp_path)
+    assert shown.returncode == 1
+    assert f"{command[-1]} can't be written: there is no folder nosuch." in shown.stderr
+    assert command[-2] in shown.stderr
+    assert not (tmp_path / "nosuch").exists()
+
+
+def test_a_replays_file_is_looked_at_before_its_other_words(tmp_path):
+    (tmp_path / "README.md").write_text("# mine")
+    shown = kinitro("replay", "abc", "--export", "README.md", home=tmp_path)
+    assert shown.returncode == 1
+    assert shown.stderr.startswith("Error: README.md is not an exported cycle: ")
+
+
+def test_score_says_that_it_takes_outcomes_as_reported(tmp_path):
+    assert "taken as the file reports them" in " ".join(kinitro("score", "--help", home=tmp_path).stdout.split())
+
+
+def test_counts_agree_with_their_nouns():
+    assert [counted(number, "warning") for number in (0, 1, 2)] == ["0 warnings", "1 warning", "2 warnings"]
+
+
+def test_a_subnet_that_the_dev_ledger_lacks_is_told_with_the_command_that_makes_it(tmp_path):
+    shown = kinitro("miner", "show-commitment", "--network", "dev", home=tmp_path)
+    assert "`kinitro demo --setup-only`" in shown.stderr
+    assert kinitro("demo", "--setup-only", home=tmp_path).returncode == 0
+    assert kinitro("miner", "show-commitment", "--network", "dev", home=tmp_path).returncode == 0
+    shown = kinitro("miner", "status", "--network", "dev", "--api-url", "http://127.0.0.1:9", home=tmp_path)
+    assert "kinitro miner deploy" in shown.stdout
+    assert "btcli" not in shown.stdout
 
 
 def test_replays_of_what_is_not_there_say_so_in_one_line(tmp_path):

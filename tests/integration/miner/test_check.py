@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from kinitro.environments import find
 from kinitro.errors import ConfigurationError
-from kinitro.miner.check import check_policy
+from kinitro.miner.check import CheckPlan, check_policy
 from kinitro.miner.findings import Report, Verdict
 
 from .conftest import RIGHT
@@ -87,6 +88,13 @@ async def test_a_simulator_that_is_missing_here_is_no_fault_of_the_policy(folder
     assert "no simulator" in report.of(Verdict.SKIPPED)[0].text
 
 
+async def test_an_environment_that_does_not_run_here_is_said_once(folder: Path, monkeypatch) -> None:
+    monkeypatch.delenv("KINITRO_PROCTHOR_UNITY", raising=False)
+    report = await check_policy(folder, CheckPlan((find("procthor/v0"),), 3, 1))
+    assert [finding.subject for finding in report.of(Verdict.SKIPPED)] == ["procthor/v0"]
+    assert "time budget" not in {finding.subject for finding in report.findings}
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -108,6 +116,29 @@ async def test_a_folder_that_may_not_be_uploaded_is_not_even_started(
     report = await check_policy(folder, plan())
     assert words in to_fix(report)["files"]
     assert {finding.subject for finding in report.findings} == {"files", "requirements"}
+
+
+async def test_a_package_that_is_wanted_and_not_locked_is_named(folder: Path, plan) -> None:
+    (folder / "requirements.in").write_text(
+        "# mine\nnumpy\nTorch_Vision[x]>=1  # pictures\nhere-too\n--index-url https://x\n"
+    )
+    (folder / "requirements.txt").write_text(f"here-too==1.0 --hash=sha256:{'0' * 64}\n")
+    found = to_fix(await check_policy(folder, plan(episodes=0)))["requirements"]
+    assert found.startswith("requirements.in names Torch_Vision, and requirements.txt does not: lock it with")
+    assert "--lock" in found
+
+
+@pytest.mark.parametrize("locked", [True, False])
+async def test_a_package_that_this_python_lacks_is_named_without_a_traceback(folder: Path, plan, locked) -> None:
+    (folder / "policy.py").write_text("import nosuch_package.part\n" + RIGHT)
+    if locked:
+        (folder / "requirements.txt").write_text(f"nosuch-package==1.0 --hash=sha256:{'0' * 64}\n")
+    report = await check_policy(folder, plan(episodes=0))
+    (start,) = [finding for finding in report.findings if finding.subject == "start"]
+    assert start.verdict is (Verdict.SKIPPED if locked else Verdict.FIX)
+    assert start.text.startswith("the policy imports nosuch_package, which is not installed here: install it in")
+    assert sys.executable in start.text
+    assert "Traceback" not in start.text
 
 
 async def test_requirements_that_would_be_refused_are_named_by_line(folder: Path, plan) -> None:

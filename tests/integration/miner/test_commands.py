@@ -66,6 +66,42 @@ async def test_serve_runs_a_folder_without_our_tokens_until_it_is_told_to_stop(t
             server.kill()
 
 
+async def test_serve_names_a_port_in_use_and_never_says_that_it_serves(tmp_path: Path, folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = await kinitro(tmp_path, "serve", str(folder), "--port", str(port))
+    assert code == 1
+    first, advice = said.splitlines()
+    assert first.startswith(f"Error: The policy's server can't listen on port {port} of 127.0.0.1: ")
+    assert "--port" in advice
+
+
+async def test_a_new_lerobot_folder_says_what_is_missing_and_check_does_too(tmp_path: Path) -> None:
+    code, said = await kinitro(tmp_path, "init", "mine", "--template", "lerobot")
+    assert code == 0
+    assert "weights, which are still missing" in said
+    assert "kinitro miner check mine --lock" in said
+    code, said = await kinitro(tmp_path, "check", "mine", "--episodes", "0")
+    assert code == 1
+    assert "FIX   requirements: requirements.in names lerobot" in said
+    assert "kinitro miner check mine --lock" in said
+
+
+async def test_deploy_asks_the_hub_before_it_checks_or_uploads(
+    tmp_path: Path, folder: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "policy.py").write_text("open('ran', 'w')\n")
+    deploy = ("deploy", "--path", str(folder), "--network", "dev")
+    code, said = await kinitro(tmp_path, *deploy, "--repo", "other/policy")
+    assert (code, said.splitlines()[0]) == (1, "Error: The hub's token is of me, who can't write to other/policy.")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for how in ((), ("--no-check",)):
+        code, said = await kinitro(tmp_path, *deploy, *how, "--repo", "me/policy")
+        assert code == 1
+        assert said.startswith("Error: The hub can't be reached: ")
+    assert hub.repo("me/policy") is None
+
+
 async def test_a_place_without_a_policy_is_said_in_one_line(tmp_path: Path) -> None:
     for command in (
         ("serve", "nowhere"),

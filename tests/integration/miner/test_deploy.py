@@ -187,6 +187,14 @@ async def test_a_token_that_is_wrong_or_missing_is_named(
     assert HubPublisher(SecretStr("hf_mine"))
 
 
+async def test_a_token_that_can_only_read_is_said_before_anything_is_sent(hub: LocalHub, monkeypatch) -> None:
+    await HubPublisher().check_rights("Me/policy")
+    monkeypatch.setattr(hub, "_access", lambda _: {"role": "read"})
+    with pytest.raises(ConfigurationError, match="token can only read"):
+        await HubPublisher().check_rights("me/policy")
+    assert writes(hub) == []
+
+
 async def test_a_hub_in_trouble_is_not_the_miners_fault(go, hub: LocalHub) -> None:
     hub.faults.append(HubFault(500, path="/api/repos/create"))
     with pytest.raises(InfrastructureError, match="hub can't be reached"):

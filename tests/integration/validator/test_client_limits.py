@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from starlette.applications import Starlette
-from starlette.responses import StreamingResponse
+from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from kinitro.client import KinitroClient
@@ -35,6 +35,14 @@ async def test_an_answer_larger_than_any_of_ours_is_cut_off(serve_app):
     ):
         with pytest.raises(ApiError, match="sent more than 64 MiB"):
             await client.weights()
+
+
+async def test_an_address_that_ends_in_v1_is_told_without_it(serve_app):
+    app = Starlette(exception_handlers={404: lambda *_: JSONResponse({"detail": "Not Found"}, 404)})
+    async with serve_app(app) as url, KinitroClient(f"{url}/v1/") as client:
+        with pytest.raises(ApiError) as caught:
+            await client.status()
+    assert caught.value.advice == f"Give the address without /v1: {url}"
 
 
 async def test_an_answer_that_drips_is_given_up_in_time(serve_app):

@@ -65,6 +65,15 @@ async def test_once_exits_with_1_and_one_clear_line_when_nothing_can_be_set(back
     assert "Traceback" not in err
 
 
+async def test_a_single_turn_on_the_dev_ledger_registers_nobody_when_there_is_nothing_to_set(backend, village):
+    code, out, err = await run(village, backend, "--once", BT_WALLET="village", BT_WALLET_HOTKEY="newcomer")
+    assert (code, out) == (1, "")
+    assert "has published no weights yet" in err
+    assert dev_signer("village", "newcomer").ss58_address not in {
+        neuron.hotkey for neuron in (await village.ledger.subnet(NETUID)).neurons
+    }
+
+
 async def test_the_dev_ledger_takes_a_new_validator_in_but_has_no_subnets_to_give(backend, village, published):
     code, _, err = await run(village, backend, "--once", BT_WALLET="village", BT_WALLET_HOTKEY="newcomer")
     assert code == 0

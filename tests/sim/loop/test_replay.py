@@ -126,4 +126,5 @@ def test_a_video_shows_both_cameras_the_steps_and_the_verdict(home, tmp_path) ->
 def test_a_video_needs_the_name_of_one(home, tmp_path) -> None:
     done = replay(home, *ONE, "--video", str(tmp_path / "drawer.gif"))
     assert done.returncode == 1
-    assert "is not an .mp4 file" in done.stderr
+    assert "does not end in .mp4" in done.stderr
+    assert done.stdout == "", "no episode was run for it"

@@ -1,4 +1,7 @@
 import ast
+import errno
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,6 +55,25 @@ def test_a_place_that_is_taken_is_refused_and_left_alone(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["policy.py"]
     with pytest.raises(ConfigurationError):
         create_folder(tmp_path / "policy.py", FolderTemplate.MINIMAL)
+
+
+@pytest.mark.parametrize("there_already", [True, False])
+def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path, monkeypatch, there_already: bool) -> None:
+    copied = []
+
+    def copyfile(source: Path, destination: Path) -> None:
+        if copied:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        copied.append(destination.write_bytes(source.read_bytes()))
+
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    if there_already:
+        (tmp_path / "mine").mkdir()
+    with pytest.raises(OSError, match="No space"):
+        create_folder(tmp_path / "mine", FolderTemplate.MINIMAL)
+    assert list(tmp_path.rglob("*")) == ([tmp_path / "mine"] if there_already else [])
+    monkeypatch.undo()
+    assert "server.py" in create_folder(tmp_path / "mine", FolderTemplate.MINIMAL)
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:

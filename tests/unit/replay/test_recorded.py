@@ -36,6 +36,13 @@ def export(*episodes: ExportEpisode) -> CycleExport:
     )  # fmt: skip
 
 
+def test_an_environment_that_does_not_exist_is_told_with_the_one_that_was_meant() -> None:
+    with pytest.raises(ConfigurationError, match="Did you mean metaworld/push-v3"):
+        select(export(), 1, "push-v3", 0)
+    with pytest.raises(ConfigurationError, match=r"has no episode 0 of uid 1 in metaworld/door-open-v3.*environments"):
+        select(export(), 1, "metaworld/door-open-v3", 0)
+
+
 def test_the_failure_worth_seeing_is_a_near_miss_where_the_miner_is_good() -> None:
     good = [episode(PUSH, 0, success=True), episode(PUSH, 1, success=False, reward=2.0)]
     best = episode(PUSH, 2, success=False, reward=5.0)

@@ -19,9 +19,10 @@ T = TypeVar("T")
 _THREADS = 16
 _CALL_TIMEOUT_S = 60
 _LOOK_S = 0.1
+_GROUP = "sudo usermod -aG docker $USER, then log in again"
 _NO_ENGINE_ADVICE = (
-    "Start it (systemctl start docker), join its group (sudo usermod -aG docker $USER, then log in again), or use "
-    "--eval-mode process for policies that you trust."
+    f"Start it (systemctl start docker), join its group ({_GROUP}), or use --eval-mode process for policies that you "
+    "trust."
 )
 
 
@@ -49,7 +50,7 @@ class Engine:
             client = docker.from_env(timeout=_CALL_TIMEOUT_S, max_pool_size=_THREADS, environment=environment)
             client.ping()
         except docker.errors.DockerException as error:
-            raise ConfigurationError(f"No Docker engine answers: {error}", advice=_NO_ENGINE_ADVICE) from error
+            raise no_engine(error) from error
         return cls(client)
 
     def close(self) -> None:
@@ -188,6 +189,15 @@ class Engine:
             yield said.decode(errors="replace").partition("\n")[0]
         finally:
             container.remove(force=True)
+
+
+def no_engine(error: Exception) -> ConfigurationError:
+    """Why an engine could not be talked to: it is away, or its socket is not for this user."""
+    if "Permission denied" in str(error):
+        return ConfigurationError(
+            "This user may not use the Docker engine: permission denied.", advice=f"Join its group: {_GROUP}."
+        )
+    return ConfigurationError(f"No Docker engine answers: {error}", advice=_NO_ENGINE_ADVICE)
 
 
 @contextlib.contextmanager

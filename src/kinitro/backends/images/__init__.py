@@ -143,11 +143,9 @@ def _translated(name: str, error: Exception, output: "_Lines") -> ConfigurationE
     if isinstance(error, ImportError):
         return ConfigurationError(f"Images can't be built: {error}.", advice=how_to_install("docker"))
     if "connect to Docker daemon" in str(error):
-        return ConfigurationError(
-            f"No Docker engine answers: {error}",
-            advice="Start it (systemctl start docker) and join its group (sudo usermod -aG docker $USER, then log in "
-            "again).",
-        )
+        from kinitro.backends.docker.engine import no_engine  # noqa: PLC0415 - optional, as affinetes
+
+        return no_engine(error)
     last = "\n".join(f"    {line}" for line in output.last)
     return InfrastructureError(
         f"The {name} image could not be built: {error}\n  Its last lines:\n{last}",

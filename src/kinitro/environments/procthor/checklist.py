@@ -1,6 +1,6 @@
 """What an operator's machine must show once before ProcTHOR is scored there: `kinitro env test --unity`.
 
-Nothing of this can be shown without AI2-THOR's Unity build; where it is missing every line is skipped, none passed.
+Nothing of this can be shown without AI2-THOR's Unity build. When the player does not start, what follows is skipped.
 """
 
 import os
@@ -54,15 +54,8 @@ class _WrongError(Exception):
     """The check saw something else than it should."""
 
 
-def run_checklist(find_launch: Callable[[], PlayerLaunch]) -> Iterator[Check]:
-    """Every check, as it is done. `find_launch` says how the player is started, or raises `ConfigurationError`: then
-    everything is skipped, with that as the reason.
-    """
-    try:
-        launch = find_launch()
-    except ConfigurationError as error:
-        yield from (Check(name, Verdict.SKIPPED, error.message) for name in _CHECKS)
-        return
+def run_checklist(launch: PlayerLaunch) -> Iterator[Check]:
+    """Every check, as it is done."""
     environment = ProcThorEnvironment(specs()[0], EnvironmentOptions(depth=True), launch)
     broken = ""
     try:

@@ -70,7 +70,10 @@ def find_unity(path: Path | None = None) -> Path:
     place = path or Path(os.environ[UNITY_VARIABLE])
     found = sorted(each for each in place.glob(_EXECUTABLES) if each.is_file()) if place.is_dir() else [place]
     if len(found) != 1 or not found[0].is_file():
-        raise ConfigurationError(f"{place} holds no single Unity build named {_EXECUTABLES}.", advice=_INSTALL)
+        raise ConfigurationError(
+            f"There is no Unity build of AI2-THOR at {place} (the program, or a folder with one {_EXECUTABLES}).",
+            advice=_INSTALL,
+        )
     if not os.access(found[0], os.X_OK) or found[0].read_bytes()[:4] != b"\x7fELF":
         raise ConfigurationError(f"{found[0]} is no Linux program that can be run.", advice=_INSTALL)
     return found[0].resolve()

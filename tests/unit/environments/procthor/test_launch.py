@@ -7,7 +7,6 @@ import pytest
 
 from kinitro.environments import registry
 from kinitro.environments.base import EnvironmentOptions
-from kinitro.environments.procthor.checklist import Verdict, run_checklist
 from kinitro.environments.procthor.launch import (
     UNITY_VARIABLE,
     check_machine,
@@ -66,7 +65,7 @@ def test_a_script_is_no_build(tmp_path):
 def test_two_builds_in_one_folder_are_ambiguous(tmp_path):
     build_at(tmp_path)
     build_at(tmp_path, "thor-Linux64-def")
-    with pytest.raises(ConfigurationError, match="no single Unity build"):
+    with pytest.raises(ConfigurationError, match=r"no Unity build of AI2-THOR at .*one thor-\*"):
         find_unity(tmp_path)
 
 
@@ -79,8 +78,7 @@ def test_a_display_that_is_there_is_used_and_a_missing_one_started(monkeypatch, 
     assert display_command({})[0] == str(tmp_path / "Xvfb")
 
 
-def test_without_a_build_every_check_is_skipped_and_none_passes(monkeypatch):
-    monkeypatch.delenv(UNITY_VARIABLE, raising=False)
-    checks = list(run_checklist(unity_launch))
-    assert len(checks) >= 15
-    assert {check.verdict for check in checks} == {Verdict.SKIPPED}
+@pytest.mark.parametrize("name", ["none", "nosuch/build"])
+def test_a_place_without_a_build_is_named(tmp_path, name):
+    with pytest.raises(ConfigurationError, match=f"no Unity build of AI2-THOR at {tmp_path / name} "):
+        find_unity(tmp_path / name)
