@@ -1,5 +1,6 @@
 """Makes an executor of its settings, and runs it."""
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -18,9 +19,10 @@ from kinitro.executor.rig import open_rig
 from kinitro.executor.selftest import SelfTest
 from kinitro.executor.stage import Stage
 from kinitro.logs import get_logger
-from kinitro.settings import ExecutorSettings, home_directory
+from kinitro.settings import ApiSettings, ExecutorSettings, home_directory
 
 _log = get_logger("executor")
+_POD_FILES_S = 660.0
 
 
 async def run(settings: ExecutorSettings) -> None:
@@ -53,6 +55,7 @@ async def build_executor(
         KinitroClient(settings.api_url, settings.api_key, set_by=SetBy.EXECUTOR) as client,
     ):
         _log.info("executor_started", executor_id=executor_id, api_url=settings.api_url)
+        _warn_of_short_leases(settings)
         link = ApiLink(client, executor_id, usage=rig.stage.usage)
         leases = Leases(link)
         versions = {spec.env_id: spec.version for spec in environments}
@@ -68,6 +71,21 @@ async def build_executor(
                 rig.deployments, rig.workers, _episode_settings(settings, rig.stage), versions, keeper
             ),
             selftest=SelfTest(rig.stage.backend, rig.workers, link, rig.store, environments, rig.stage.python),
+        )
+
+
+def _warn_of_short_leases(settings: ExecutorSettings) -> None:
+    """A task that takes longer than its lease is run again, whoever was slow; the API's setting is not known here."""
+    needed_s = settings.miner_deployment_warmup_timeout + 2 * settings.eval_timeout + 60.0
+    if settings.eval_mode == "basilica":
+        # The start of both deployments, and the policy's files and packages.
+        needed_s += 2 * settings.miner_deployment_warmup_timeout + _POD_FILES_S
+    if needed_s > ApiSettings.model_fields["max_lease_seconds"].default:
+        _log.warning(
+            "leases_may_be_too_short",
+            needed_s=needed_s,
+            note=f"start the API with KINITRO_API_MAX_LEASE_SECONDS={math.ceil(needed_s)}: a task that outlives its "
+            "lease is run again",
         )
 
 

@@ -365,3 +365,13 @@ async def test_an_executor_that_was_given_no_name_has_the_same_one_after_a_resta
     first, second = (event["executor_id"] for event in named(events, "executor_started"))
     assert first == second
     assert re.fullmatch(r".+-[0-9a-f]{6}", first)
+
+
+@pytest.mark.parametrize(("warmup_s", "needed_s"), [(300.0, None), (900.0, 1560.0)])
+async def test_settings_that_need_longer_leases_than_the_apis_default_are_named(
+    api, run_executor, events, warmup_s: float, needed_s: float | None
+) -> None:
+    async with run_executor(miner_deployment_warmup_timeout=warmup_s, eval_timeout=300.0):
+        pass
+    said = [event["needed_s"] for event in named(events, "leases_may_be_too_short")]
+    assert said == ([needed_s] if needed_s else [])
