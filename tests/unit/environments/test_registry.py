@@ -86,5 +86,5 @@ def test_a_simulator_that_is_not_installed_says_what_to_install(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "mujoco", None)
     for name in [name for name in sys.modules if name.startswith("kinitro.environments.metaworld.")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ConfigurationError, match=r"metaworld/reach-v3 needs .*kinitro\[metaworld\]"):
+    with pytest.raises(ConfigurationError, match=r"metaworld/reach-v3 needs .*`uv sync`.*\[metaworld\]"):
         registry.build(registry.find("metaworld/reach-v3"), EnvironmentOptions(images=False))
