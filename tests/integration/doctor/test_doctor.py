@@ -257,7 +257,7 @@ async def test_basilica_mode_needs_basilicas_sdk_and_no_docker(doctor, monkeypat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("basilica", "docker") else True)
     visit = await doctor("--role", "executor", "--eval-mode", "basilica", "--api-url", NOBODY)
     assert "The extra basilica is not installed." in visit.said("executor", "Packages")
-    assert "pip install 'kinitro[basilica]'" in visit.said("executor", "Packages")
+    assert "pip install '.[basilica]'" in visit.said("executor", "Packages")
 
 
 # Clock, disk, deadlines

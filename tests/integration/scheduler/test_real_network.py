@@ -229,5 +229,5 @@ async def test_a_subnet_that_does_not_exist_is_said_in_the_status(node, hub, dat
 
 async def test_without_the_hub_client_a_real_network_is_refused_at_once(node, database_url, monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=r"kinitro\[hub\]"):
+    with pytest.raises(ConfigurationError, match=r"pip install .\.\[hub\]"):
         await serve(settings(node, database_url))
