@@ -81,7 +81,8 @@ async def _listen(settings: ApiSettings) -> socket.socket:
     """A bound and listening socket, so that a wrong address is told before anything is opened."""
     family, address = await _resolve(settings.host, settings.port)
     refuse_open_door(AccessRule(settings.api_key, settings.no_auth), str(address[0]), settings.host)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With its protocol: else asyncio leaves Nagle's algorithm on.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

@@ -1,4 +1,5 @@
 import asyncio
+import time
 
 import httpx
 import msgpack
@@ -212,6 +213,19 @@ async def test_images_reach_the_policy_in_both_formats(policy_process, ask_healt
         await client.reset(TaskConfig("a/b", "a", "b", 1, "t"))
         action = await client.act(Observation({}, rgb={"front": image}), SPACE, 2.0)
     assert action.continuous["ee_twist"].tolist() == [1.0, 0.84, 0, 0, 0, 0]
+
+
+async def test_no_answer_waits_for_the_callers_acknowledgement(policy_process) -> None:
+    """It would cost 40 ms each time: Nagle's algorithm on one side, a delayed acknowledgement on the other."""
+    url, _process = await policy_process(COUNTING)
+    took = []
+    async with PolicyClient(url) as client:
+        await client.reset(TaskConfig("a/b", "a", "b", 1, "t"))
+        for _ in range(50):
+            began = time.monotonic()
+            await client.act(Observation({}), SPACE, 2.0)
+            took.append(time.monotonic() - began)
+    assert min(took) < 0.03
 
 
 async def test_a_killed_policy_is_a_disconnected_policy(policy_process) -> None:
