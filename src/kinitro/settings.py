@@ -106,8 +106,8 @@ class ApiSettings(ServiceSettings):
     api_key: SecretStr | None = None
     no_auth: bool = False
     task_lease_seconds: float = Field(default=60.0, gt=0)
-    max_lease_seconds: float = Field(default=960.0, gt=0)
-    """Longest a lease may be renewed in all: warm-up (300) + both clocks of an episode (2 x 300) + 60."""
+    max_lease_seconds: float = Field(default=660.0, gt=0)
+    """Longest a lease may be renewed in all: warm-up (300) + evaluation timeout (300) + 60."""
 
     @field_validator("api_key")
     @classmethod

@@ -76,10 +76,10 @@ async def build_executor(
 
 def _warn_of_short_leases(settings: ExecutorSettings) -> None:
     """A task that takes longer than its lease is run again, whoever was slow; the API's setting is not known here."""
-    needed_s = settings.miner_deployment_warmup_timeout + 2 * settings.eval_timeout + 60.0
+    needed_s = settings.miner_deployment_warmup_timeout + settings.eval_timeout + 60.0
     if settings.eval_mode == "basilica":
-        # The start of both deployments, and the policy's files and packages.
-        needed_s += 2 * settings.miner_deployment_warmup_timeout + _POD_FILES_S
+        # The start of both deployments, the policy's files and packages, and a far simulator's own clock.
+        needed_s += 2 * settings.miner_deployment_warmup_timeout + _POD_FILES_S + settings.eval_timeout
     if needed_s > ApiSettings.model_fields["max_lease_seconds"].default:
         _log.warning(
             "leases_may_be_too_short",

@@ -72,7 +72,7 @@ class TaskPool:
     DatabaseUnreachable when the database is away; nothing is half done then, and the call may be repeated.
     """
 
-    def __init__(self, database: Database, *, lease_s: float = 60.0, max_lease_s: float = 960.0) -> None:
+    def __init__(self, database: Database, *, lease_s: float = 60.0, max_lease_s: float = 660.0) -> None:
         self._database = database
         self._times = {"lease_s": lease_s, "max_lease_s": max_lease_s}
         self._active_s = max(_ACTIVE_S, 2 * lease_s)

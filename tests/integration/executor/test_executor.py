@@ -367,7 +367,7 @@ async def test_an_executor_that_was_given_no_name_has_the_same_one_after_a_resta
     assert re.fullmatch(r".+-[0-9a-f]{6}", first)
 
 
-@pytest.mark.parametrize(("warmup_s", "needed_s"), [(300.0, None), (900.0, 1560.0)])
+@pytest.mark.parametrize(("warmup_s", "needed_s"), [(300.0, None), (900.0, 1260.0)])
 async def test_settings_that_need_longer_leases_than_the_apis_default_are_named(
     api, run_executor, events, warmup_s: float, needed_s: float | None
 ) -> None:
