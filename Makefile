@@ -21,15 +21,15 @@ test: test-unit test-integration test-sim  ## All tests that need no Docker engi
 test-unit: setup  ## No I/O (budget: 5 minutes)
 	$(call PYTEST,300) tests/unit
 
-test-integration: setup  ## PostgreSQL, sockets, real processes (budget: 20 minutes)
-	$(call PYTEST,1200) -n 2 --dist loadfile tests/integration
+test-integration: setup  ## PostgreSQL, sockets, real processes (budget: 30 minutes)
+	$(call PYTEST,1800) -n 2 --dist loadfile tests/integration
 
 test-sim: setup  ## Simulators (budget: 20 minutes)
 	$(call PYTEST,1200) -n 2 --dist loadfile tests/sim
 
-test-container: setup  ## Docker mode, with a real engine and the images (budget: 25 minutes)
+test-container: setup  ## Docker mode, with a real engine and the images (budget: 30 minutes)
 	@# The Docker SDK leaves its socket open when the engine dies under it, as one of these tests has it do.
-	$(call PYTEST,1500) -W ignore::pytest.PytestUnraisableExceptionWarning tests/container
+	$(call PYTEST,1800) -W ignore::pytest.PytestUnraisableExceptionWarning tests/container
 
 test-guide: setup  ## The user's guide as it is written: PostgreSQL at 5432, API at 8000, an engine (budget: 15 minutes)
 	$(call PYTEST,900) tests/guide
