@@ -40,11 +40,12 @@ async def client(machine: EvaluationMachine) -> AsyncIterator[KinitroClient]:
 
 
 async def verdict_counts() -> tuple[int, int, set[str]]:
-    """Tasks, verdicts, and the statuses of the tasks."""
+    """Tasks, verdicts, and the statuses of the tasks. Runs of audits are none of them."""
     async with open_database(None) as database, database.begin() as connection:
-        tasks = await connection.scalar(sa.select(sa.func.count()).select_from(t.tasks))
+        tasks = await connection.scalar(sa.select(sa.func.count()).where(t.tasks.c.audit_id.is_(None)))
+        statuses = sa.select(t.tasks.c.status).where(t.tasks.c.audit_id.is_(None)).distinct()
         verdicts = await connection.scalar(sa.select(sa.func.count()).select_from(t.verdicts))
-        return tasks or 0, verdicts or 0, set(await connection.scalars(sa.select(t.tasks.c.status).distinct()))
+        return tasks or 0, verdicts or 0, set(await connection.scalars(statuses))
 
 
 @pytest.mark.timeout(DEADLINE_S + 60)

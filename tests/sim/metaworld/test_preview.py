@@ -13,7 +13,7 @@ OPTIONS = EnvironmentOptions(images=False)
 
 
 def test_a_preview_with_the_expert_succeeds_and_writes_an_animated_picture(tmp_path: Path) -> None:
-    picture = tmp_path / "new" / "reach.gif"
+    picture = tmp_path / "reach.gif"
     seen = preview(registry.find("metaworld/reach-v3"), OPTIONS, episodes=2, picture=picture)
     assert seen.success_rate == 1.0
     assert 0 < seen.step_s < seen.reset_s

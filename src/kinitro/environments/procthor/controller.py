@@ -113,7 +113,9 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - the outermost turn of this process; the parent tells whose fault it is
             traceback.print_exc()
             channel.send(connection, {"fault": f"{type(error).__name__}: {error}"})
-        watchdog.end(STOPPED)
+            watchdog.end(STOPPED)
+        # Our parent has hung up: killed, maybe, before the watchdog saw it.
+        watchdog.end(STOPPED, forget=True)
 
 
 def _arguments(settings: dict[str, Any]) -> dict[str, Any]:
