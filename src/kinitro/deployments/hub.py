@@ -99,6 +99,7 @@ class HuggingFaceHub:
             raise InfrastructureError(
                 f"The hub did not say within {_SHORT_DEADLINE_S:.0f} s whether {ref.repo} is still there.",
                 code="hub_timeout",
+                advice="Is the way to the hub slow? See HF_ENDPOINT and the network.",
             ) from None
 
     async def read_owner(self, ref: PolicyRef) -> str | None:

@@ -22,7 +22,6 @@ from kinitro.logs import get_logger
 from kinitro.settings import ApiSettings, ExecutorSettings, home_directory
 
 _log = get_logger("executor")
-_POD_FILES_S = 660.0
 
 
 async def run(settings: ExecutorSettings) -> None:
@@ -55,7 +54,7 @@ async def build_executor(
         KinitroClient(settings.api_url, settings.api_key, set_by=SetBy.EXECUTOR) as client,
     ):
         _log.info("executor_started", executor_id=executor_id, api_url=settings.api_url)
-        _warn_of_short_leases(settings)
+        _warn_of_short_leases(settings, rig.stage.beyond_s)
         link = ApiLink(client, executor_id, usage=rig.stage.usage)
         leases = Leases(link)
         versions = {spec.env_id: spec.version for spec in environments}
@@ -74,12 +73,9 @@ async def build_executor(
         )
 
 
-def _warn_of_short_leases(settings: ExecutorSettings) -> None:
+def _warn_of_short_leases(settings: ExecutorSettings, beyond_s: float) -> None:
     """A task that takes longer than its lease is run again, whoever was slow; the API's setting is not known here."""
-    needed_s = settings.miner_deployment_warmup_timeout + settings.eval_timeout + 60.0
-    if settings.eval_mode == "basilica":
-        # The start of both deployments, the policy's files and packages, and a far simulator's own clock.
-        needed_s += 2 * settings.miner_deployment_warmup_timeout + _POD_FILES_S + settings.eval_timeout
+    needed_s = settings.miner_deployment_warmup_timeout + settings.eval_timeout + beyond_s + 60.0
     if needed_s > ApiSettings.model_fields["max_lease_seconds"].default:
         _log.warning(
             "leases_may_be_too_short",

@@ -48,7 +48,8 @@ class Stage:
     """`python` is the interpreter's name where policies run, `policy_image` what they run in, if anything.
 
     `max_concurrent` is how many episodes may run at once, `max_age_s` how old a policy's server may get; `usage` tells
-    what a cloud service was asked for, where one is.
+    what a cloud service was asked for, where one is. `beyond_s` is what a task may take here besides the policy's
+    warm-up and the time of one evaluation.
     """
 
     backend: Backend
@@ -59,6 +60,7 @@ class Stage:
     max_age_s: float = math.inf
     usage: Callable[[], Usage | None] = lambda: None
     policy_image_digest: str | None = None
+    beyond_s: float = 0.0
 
 
 @asynccontextmanager
@@ -164,6 +166,8 @@ async def _deployments(settings: ExecutorSettings, images: Mapping[str, str]) ->
             settings.max_concurrent or os.cpu_count() or 1,
             max_age_s=settings.miner_deployment_ttl_seconds,
             usage=lambda: {role: DeploymentUsage(**asdict(usage)) for role, usage in backend.usage().items()},  # type: ignore[misc]  # Role's values are Usage's keys
+            # Both deployments' starts, the policy's files and packages, and a far simulator's own clock.
+            beyond_s=2 * chosen.start_s + chosen.download_s + chosen.install_s + settings.eval_timeout,
         )
 
 

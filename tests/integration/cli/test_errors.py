@@ -266,9 +266,9 @@ def test_a_place_where_nothing_can_be_made_is_no_bug(tmp_path):
 
 def test_only_what_is_about_a_file_is_no_bug():
     assert file_trouble(OSError(errno.ENOSPC, "No space left on device"))[1].startswith("Make room")
-    denied = file_trouble(PermissionError(errno.EACCES, "Permission denied", "/root/x"))
+    denied = file_trouble(PermissionError(errno.EACCES, "Permission denied", "/srv/x"))
     assert denied == (
-        "/root/x can't be read or written: Permission denied.",
+        "/srv/x can't be read or written: Permission denied.",
         "Use a place where you may write, or run it as the user whose files they are.",
     )
     full = OSError(errno.ENOSPC, "No space left on device", "/ours/server.py", None, "/mine/server.py")

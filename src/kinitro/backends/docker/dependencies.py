@@ -146,7 +146,9 @@ def _ending(container: Any) -> Ending:  # the SDK's
     code = int(state["ExitCode"])
     if code in _KILLED and not state["OOMKilled"]:
         raise InfrastructureError(
-            f"The container that installs a policy's packages was killed (exit code {code}).", code="installer_killed"
+            f"The container that installs a policy's packages was killed (exit code {code}).",
+            code="installer_killed",
+            advice="See who did: docker events --since 10m --filter event=kill, or dmesg when memory was short.",
         )
     return Ending(code) if code in set(Ending) else Ending.REFUSED
 
