@@ -1,5 +1,6 @@
 """The executor in Basilica mode, from task to result."""
 
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -72,3 +73,12 @@ async def test_what_the_executor_has_is_told_to_the_api_and_a_policy_sees_a_task
     assert told["policy"].created == told["environment"].created == 1
     assert told["policy"].seconds > 0
     assert UUID(seen.read_text()).version == 4, "not the id that names the deployment"
+
+
+async def test_the_leases_that_this_mode_needs_are_named_as_its_page_has_them(run_executor, events) -> None:
+    async with run_executor(miner_deployment_warmup_timeout=300.0, eval_timeout=300.0):
+        pass
+    (said,) = [event for event in events if event["event"] == "leases_may_be_too_short"]
+    setting = f"KINITRO_API_MAX_LEASE_SECONDS={said['needed_s']:.0f}"
+    assert setting in said["note"]
+    assert setting in (Path(__file__).parents[3] / "docs" / "basilica.md").read_text()
